@@ -1,0 +1,186 @@
+"""Rank, condition and knowledge gain of conv and linear weights (paper 2.1, Eq. 1 and 3).
+
+A weight [Cout, Cin, *kernel] is unfolded along its output channels (mode 4, Cout x Cin*kernel) and along its input
+channels (mode 3, Cin x Cout*kernel). EVBMF splits each unfolding into low rank + noise and keeps N'_d shrunken
+singular values sigma_1 >= ... >= sigma_N'_d. With N_d the channels of that mode, Cout or Cin,
+
+    rank       R_d = N'_d / N_d
+    condition  kappa_d = sigma_1 / sigma_N'_d,            0 where nothing is kept
+    gain       G_d = sum_h (sigma_h / sigma_1) / N_d,     0 where nothing is kept
+
+N_d counts channels also where an unfolding has more rows than columns and is factorised as its transpose: a 1x1 conv
+from 16 to 64 channels can never show more than 8 of its 64 output channels. `cap_in` and `cap_out` say that.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
+
+from conet_fx.errors import SearchError
+from conet_fx.probe.evbmf import Tau, descending_eigenvalues, gram, normalise, solve
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerMetrics:
+    """What the probe says of one layer; _in is along the input channels (mode 3), _out along the output (mode 4).
+
+    `rank` R, `gain` G and `cap`, the highest R that a weight of this shape can show, are in [0, 1); `condition` kappa
+    is a ratio >= 1, or 0 where the rank is 0.
+    """
+
+    rank_in: float
+    rank_out: float
+    condition_in: float
+    condition_out: float
+    gain_in: float
+    gain_out: float
+    cap_in: float = 1.0
+    cap_out: float = 1.0
+
+
+class NonFiniteError(SearchError):
+    """Some weights are NaN or infinite: training diverged. The other layers were measured all the same.
+
+    `layers` are the paths of the bad modules, `metrics` what was measured of the good ones.
+    """
+
+    def __init__(self, layers: Sequence[str], metrics: dict[str, LayerMetrics]) -> None:
+        more = f" and {len(layers) - 8} more" if len(layers) > 8 else ""
+        super().__init__(
+            f"NaN or infinite weights in {', '.join(map(repr, layers[:8]))}{more}: training diverged; "
+            "lower the learning rate, or train in a wider precision"
+        )
+        self.layers = tuple(layers)
+        self.metrics = metrics
+
+
+def probe(model: nn.Module, *, linear: bool = False, tau: Tau = "exact") -> dict[str, LayerMetrics]:
+    """Measure every conv of a model; nothing in it changes, and no graph is recorded.
+
+    Dense and grouped convs and transposed convs of 1, 2 or 3 dimensions count, depthwise ones (groups == in_channels
+    > 1) do not (paper 4.1). The weights may lie on any device. A grouped weight is taken as it is stored: its input
+    channels are those of one group, since all groups share the axis (for a transposed conv: the output channels).
+
+    Args:
+        linear: measure `nn.Linear` too.
+        tau: as for `evbmf`.
+
+    Returns:
+        Metrics by module path, in the order of `named_modules`; a shared module once, by its first path.
+
+    Raises:
+        NonFiniteError: weights are NaN or infinite. It names the layers, and has the metrics of all others.
+    """
+    layers = probed_layers(model, linear=linear)
+    with torch.no_grad():
+        measured = _measure((_channels_first(layer.weight, _is_transposed(layer)) for layer in layers.values()), tau)
+    metrics = {path: found for path, found in zip(layers, measured, strict=True) if found is not None}
+    if len(metrics) < len(layers):
+        raise NonFiniteError([path for path in layers if path not in metrics], metrics)
+    return metrics
+
+
+def probed_layers(model: nn.Module, *, linear: bool = False) -> dict[str, nn.Module]:
+    """The modules that `probe` measures, by path."""
+    return {
+        path: module
+        for path, module in model.named_modules()
+        if (isinstance(module, _ConvNd) and not module.groups == module.in_channels > 1)
+        or (linear and isinstance(module, nn.Linear))
+    }
+
+
+def layer_metrics(weight: Tensor, *, transposed: bool = False, tau: Tau = "exact") -> LayerMetrics:
+    """Measure one weight.
+
+    Args:
+        weight: [Cout, Cin / groups, *kernel] of a conv or linear layer, on any device.
+        transposed: `weight` is [Cin, Cout / groups, *kernel], of a transposed conv.
+        tau: as for `evbmf`.
+
+    Raises:
+        ValueError: `weight` has fewer than 2 dimensions, or no entry.
+        NonFiniteError: it has an entry that is NaN or infinite.
+    """
+    if weight.ndim < 2 or weight.numel() == 0:
+        raise ValueError(f"weight of shape {tuple(weight.shape)}: pass [Cout, Cin / groups, *kernel], not empty")
+    with torch.no_grad():
+        [found] = _measure([_channels_first(weight, transposed)], tau)
+    if found is None:
+        raise NonFiniteError(["weight"], {})
+    return found
+
+
+def _is_transposed(layer: nn.Module) -> bool:
+    return isinstance(layer, _ConvNd) and layer.transposed
+
+
+def _channels_first(weight: Tensor, transposed: bool) -> Tensor:
+    """[Cout, Cin, kernel entries] of a weight of any kernel."""
+    return (weight.transpose(0, 1) if transposed else weight).flatten(2) if weight.ndim > 2 else weight[..., None]
+
+
+def _measure(weights: Iterable[Tensor], tau: Tau) -> list[LayerMetrics | None]:
+    """Metrics of weights [Cout, Cin, kernel entries]; None where one is not finite.
+
+    All Gram matrices of a size are decomposed at once, and all spectra are factorised at once; nothing waits for a
+    device before that.
+    """
+    sides: list[tuple[int, int]] = []  # L and M of every unfolding
+    grams: dict[tuple[int, torch.device], list[tuple[int, Tensor]]] = collections.defaultdict(list)
+    channels, modes = [], []
+    for weight in weights:
+        if weight.device.type == "mps":  # has no float64
+            weight = weight.cpu()
+        # [Cout, kernel, Cin]: both unfoldings are views of it, the order of their columns does not matter
+        tensor = weight.transpose(1, 2).to(torch.float64, memory_format=torch.contiguous_format)
+        if weight.dtype == torch.float64:  # the squares of anything narrower cannot overflow
+            tensor = normalise(tensor[None])[0][0]
+        unfoldings = [tensor.flatten(1)]
+        if weight.shape[2] > 1:  # otherwise one is the transpose of the other, and their spectra are the same
+            unfoldings.append(tensor.flatten(0, 1).T)
+        channels.append(weight.shape[:2])
+        modes.append((len(sides), len(sides) + len(unfoldings) - 1))
+        for unfolding in unfoldings:
+            product = gram(unfolding)
+            grams[len(product), product.device].append((len(sides), product))
+            sides.append((len(product), max(unfolding.shape)))
+    if not sides:
+        return []
+
+    spectra = torch.zeros(len(sides), max(grams, key=lambda key: key[0])[0], dtype=torch.float64)
+    finite = torch.zeros(len(sides), dtype=torch.bool)
+    for (size, _), members in grams.items():
+        index = [number for number, _ in members]
+        products = torch.stack([product for _, product in members])
+        good = products.diagonal(dim1=1, dim2=2).sum(1).isfinite()
+        spectra[index, :size] = descending_eigenvalues(torch.where(good[:, None, None], products, 0))
+        finite[index] = good.cpu()
+    split = solve(spectra, *torch.tensor(sides, dtype=torch.float64).T, tau=tau)
+
+    first, last = split.values[:, 0], split.values.gather(1, (split.rank - 1).clamp_min(0)[:, None])[:, 0]
+    kept = split.rank > 0
+    condition = torch.where(kept, first / last, 0).tolist()
+    gain = torch.where(kept, split.values.sum(1) / first, 0).tolist()
+    rank, cap = split.rank.tolist(), split.cap.tolist()
+    return [
+        LayerMetrics(
+            rank_in=rank[i] / cin,
+            rank_out=rank[o] / cout,
+            condition_in=condition[i],
+            condition_out=condition[o],
+            gain_in=gain[i] / cin,
+            gain_out=gain[o] / cout,
+            cap_in=cap[i] / cin,
+            cap_out=cap[o] / cout,
+        )
+        if finite[o]
+        else None
+        for (o, i), (cout, cin) in zip(modes, channels, strict=True)
+    ]

@@ -1,0 +1,114 @@
+"""Networks on disk without pickle: ``model.safetensors`` holds the weights, ``recipe.json`` all the rest as
+data.
+
+A recipe lists the modules (class and constructor arguments), the tensors and the fx nodes of one
+``GraphModule``. Reading one runs no code that the files bring along: functions, methods and module classes
+are looked up by name in the operator table (and torch's own list of tensor functions), names are checked
+before fx writes them into Python source, and modules are constructed on the meta device, where a size costs
+no memory, before they are held against the weights that are really there. Every fault is a
+:class:`~conet_fx.errors.RecipeError`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import safetensors.torch
+from torch import nn
+from torch.fx import GraphModule
+
+from conet_fx.recipe.build import build
+from conet_fx.recipe.describe import describe
+from conet_fx.recipe.files import RECIPE, WEIGHTS, parse, sync, to_json
+from conet_fx.recipe.spec import ModuleSpec, NodeSpec, Recipe, TensorSpec
+from conet_fx.recipe.transfer import identify, transfer
+
+__all__ = ["ModuleSpec", "NodeSpec", "Recipe", "TensorSpec", "apply", "identify", "load", "read", "save"]
+
+
+def save(
+    module: GraphModule,
+    dir: str | os.PathLike[str],
+    *,
+    sizes: Mapping[str, int] | None = None,
+    model_id: Mapping[str, str] | None = None,
+) -> None:
+    """Write ``module`` to ``dir`` (made if missing) as ``model.safetensors`` and ``recipe.json``.
+
+    Kept: the graph, parameters and buffers (non-persistent ones too), their sharing, dtypes and
+    ``requires_grad``, the mode (train or eval) of each module. Not kept: devices and strides, hooks,
+    ``meta``, the classes of containers. A named tuple in the graph becomes a tuple, and an annotation that is
+    more than tensors, plain numbers and their unions, lists, tuples and dicts is dropped.
+
+    Both files are written under temporary names, synced and renamed, the recipe last. When an overwriting
+    save is cut short between the two renames, the old recipe's checksum does not fit the new weights, and
+    reading says so.
+
+    Args:
+        module: for instance the result of ``plan.resize``. It is not changed.
+        dir: the directory; other files in it are left alone.
+        sizes: channels of each group, by group name.
+        model_id: what :func:`identify` says of the user's model, so that :func:`apply` can tell it from
+            others.
+
+    Raises:
+        RecipeError: a class or operator that a recipe may not name, or a module that its constructor
+            arguments do not describe. Nothing has been written then.
+    """
+    recipe = describe(module, dict(sizes or {}), dict(model_id or {}))
+    build(recipe)  # what could not be loaded is not saved
+    folder = Path(dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".save-", dir=folder) as temporary:
+        weights, text = Path(temporary, WEIGHTS), Path(temporary, RECIPE)
+        safetensors.torch.save_file(dict(recipe.weights), weights)
+        text.write_text(json.dumps(to_json(recipe, weights), indent=1), encoding="utf-8")
+        for path in (weights, text):
+            sync(path)
+        for path in (weights, text):
+            path.replace(folder / path.name)
+        sync(folder)
+
+
+def load(dir: str | os.PathLike[str]) -> GraphModule:
+    """Build the network that :func:`save` wrote to ``dir``, on the CPU, without the class it was traced from.
+
+    Raises:
+        RecipeError: the files are missing, damaged or of another format, or they ask for what a recipe may
+            not.
+    """
+    return build(parse(Path(dir)))
+
+
+def read(dir: str | os.PathLike[str]) -> Recipe:
+    """Read and check the recipe in ``dir``.
+
+    Raises:
+        RecipeError: as :func:`load`.
+    """
+    recipe = parse(Path(dir))
+    build(recipe)
+    return recipe
+
+
+def apply(model: nn.Module, source: str | os.PathLike[str] | Recipe) -> nn.Module:
+    """A deep copy of ``model``, of the user's own class, with the sizes and the weights of a recipe.
+
+    The leaf modules get the recorded constructor arguments, the parameters and buffers the recorded values.
+    State dict keys, hooks, modes, devices, ``requires_grad`` and tensors outside the graph stay as in
+    ``model``, which is not changed. A ``forward`` that spells out channel counts (``x.view(-1, 512)``) is
+    code, which a recipe cannot resize: :func:`load` is for such models.
+
+    Args:
+        model: an instance, of any sizes, of the class that the recipe was made from.
+        source: a directory that :func:`save` wrote, or the result of :func:`read`.
+
+    Raises:
+        RecipeError: the recipe cannot be read, or it was made for another model; the first differences are
+            named.
+    """
+    return transfer(model, source if isinstance(source, Recipe) else read(source))

@@ -1,0 +1,225 @@
+"""Recipe -> GraphModule. Nothing that a recipe says is believed before it was checked."""
+
+from __future__ import annotations
+
+import inspect
+import itertools
+from collections.abc import Collection, Iterator, Mapping
+from keyword import iskeyword
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.fx import Graph, GraphModule, Node
+
+from conet_fx.errors import RecipeError
+from conet_fx.recipe.files import RECIPE, WEIGHTS
+from conet_fx.recipe.names import classes, functions, methods
+from conet_fx.recipe.spec import MAX_DEPTH, ModuleSpec, Recipe
+from conet_fx.recipe.values import decode, decode_annotation
+
+
+def build(recipe: Recipe) -> GraphModule:
+    """The network: modules on the meta device, weights, graph; each step checks what the next relies on.
+
+    Raises:
+        RecipeError: the recipe asks for what it may not, or for what does not fit together.
+    """
+    root = GraphModule(nn.Module(), Graph())
+    try:
+        leaves = _build_modules(root, recipe)
+        _build_tensors(root, recipe, leaves)
+        root.graph = _build_graph(recipe, leaves.keys())
+    except RecipeError:
+        raise
+    except Exception as error:  # whatever torch has against the wishes of an unknown file
+        raise RecipeError(
+            f"the recipe (written by torch {recipe.torch}, this is {torch.__version__}) cannot be built: "
+            f"{type(error).__name__}: {error}"
+        ) from error
+    return root
+
+
+def _build_modules(root: GraphModule, recipe: Recipe) -> dict[str, nn.Module]:
+    """Fill ``root`` with its modules, their tensors on the meta device. Returns the leaves by path."""
+    containers: dict[str, nn.Module] = {}
+    leaves: dict[str, nn.Module] = {}
+    for path, spec in recipe.modules.items():
+        if spec.same_as is not None:
+            if spec.same_as not in leaves:
+                raise RecipeError(
+                    f"module {path!r} is to be the same as {spec.same_as!r}, which is no leaf before it"
+                )
+            module = leaves[path] = leaves[spec.same_as]
+        elif spec.cls is not None:
+            module = leaves[path] = construct(path, spec)
+        else:
+            module = containers[path] = nn.Module() if path else root
+            module.training = spec.training
+        if module is not root:
+            parent, _, name = _split_path(path)
+            if parent not in containers:
+                raise RecipeError(f"module {path!r} lies in {parent!r}, which is no container before it")
+            containers[parent].add_module(name, module)
+    return leaves
+
+
+def construct(path: str, spec: ModuleSpec) -> nn.Module:
+    """One leaf on the meta device, where sizes of any magnitude take no memory."""
+    cls = classes().get(spec.cls or "")
+    if cls is None:
+        raise RecipeError(
+            f"module {path!r} is a {spec.cls}, which is not among the classes that a recipe may name"
+        )
+    if unknown := spec.arguments.keys() - constructor(cls).keys():
+        raise RecipeError(f"module {path!r} ({spec.cls}) takes no argument {min(unknown)!r}")
+    arguments = {name: decode(value, {}) for name, value in spec.arguments.items()}
+    try:
+        with torch.device("meta"):
+            module: nn.Module = cls(**arguments)
+    except Exception as error:  # whatever the class has against these arguments
+        raise RecipeError(
+            f"module {path!r}, {spec.cls}(**{arguments}): {type(error).__name__}: {error}"
+        ) from error
+    return module.train(spec.training)
+
+
+def _build_tensors(root: GraphModule, recipe: Recipe, leaves: Mapping[str, nn.Module]) -> None:
+    """Put the weights into the modules; a leaf gets all its tensors, of the shapes that its class gives."""
+    expected = {path: signature(leaf) for path, leaf in leaves.items()}
+    built: dict[str, Tensor] = {}
+    for name, spec in recipe.tensors.items():
+        path, _, key = _split_path(name)
+        if spec.same_as is not None:
+            if spec.same_as not in built:
+                raise RecipeError(
+                    f"tensor {name!r} is to be the same as {spec.same_as!r}, which is no tensor before it"
+                )
+            tensor = built[spec.same_as]
+        elif name not in recipe.weights:
+            raise RecipeError(f"tensor {name!r} is in {RECIPE}, but not in {WEIGHTS}")
+        elif spec.parameter:
+            tensor = nn.Parameter(recipe.weights[name], spec.requires_grad)
+        else:
+            tensor = recipe.weights[name]
+        built[name] = tensor
+        owner = root.get_submodule(path)
+        if isinstance(tensor, nn.Parameter):
+            owner.register_parameter(key, tensor)
+        else:
+            owner.register_buffer(key, tensor, spec.persistent)
+    if unused := recipe.weights.keys() - built.keys():
+        raise RecipeError(f"tensor {min(unused)!r} is in {WEIGHTS}, but not in {RECIPE}")
+    for path, leaf in leaves.items():
+        found = signature(leaf)
+        for name in sorted(found.keys() | expected[path].keys()):
+            if found.get(name) != expected[path].get(name):
+                raise RecipeError(
+                    f"tensor {name!r} of {path!r} is {found.get(name)} in the files, but "
+                    f"{expected[path].get(name)} by the arguments of its {recipe.modules[path].cls}"
+                )
+        for name, tensor in named_tensors(leaf):
+            if tensor.is_meta:
+                raise RecipeError(f"tensor {name!r} of {path!r} is in neither file")
+
+
+def _build_graph(recipe: Recipe, leaves: Collection[str]) -> Graph:
+    """The graph; every name in it is checked, because fx will write them into the source of ``forward``."""
+    known_functions, known_methods = functions(), methods()
+    graph = Graph()
+    nodes: dict[str, Node] = {}
+    for spec in recipe.nodes:
+        where = f"node {spec.name!r} ({spec.op} {spec.target})"
+        args = tuple(decode(spec.args, nodes))
+        kwargs = {name: decode(value, nodes) for name, value in spec.kwargs.items()}
+        if not all(map(_is_identifier, [spec.name, *kwargs])):
+            raise RecipeError(f"{where} or one of its arguments has a name that Python does not allow")
+        target: Any = spec.target
+        match spec.op:
+            case "placeholder":
+                allowed = _is_identifier(target.lstrip("*")) and len(args) <= 1 and not kwargs
+            case "get_attr":
+                path, _, key = target.rpartition(".")
+                allowed = target in recipe.tensors or (key == "training" and path in recipe.modules)
+            case "call_module":
+                allowed = target in leaves
+            case "call_method":
+                allowed = target in known_methods and bool(args) and isinstance(args[0], Node)
+            case "call_function":
+                target = known_functions.get(target)
+                allowed = target is not None and (target is not getattr or _is_plain_getattr(args, kwargs))
+            case "output":
+                allowed = spec is recipe.nodes[-1] and len(args) == 1 and not kwargs
+            case _:
+                allowed = False
+        if not allowed:
+            raise RecipeError(f"{where} is not among the operators that a recipe may name")
+        annotation = None if spec.annotation is None else decode_annotation(spec.annotation)
+        node = graph.create_node(spec.op, target, args, kwargs, spec.name, annotation)
+        if node.name != spec.name:
+            raise RecipeError(f"{where} has a name that is taken")
+        if spec.wrapped:
+            node.meta["is_wrapped"] = True
+        nodes[spec.name] = node
+    if not recipe.nodes or recipe.nodes[-1].op != "output":
+        raise RecipeError("the graph has no output")
+    return graph
+
+
+def _is_plain_getattr(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
+    match args:
+        case (Node(), str(attribute)):
+            return attribute in _ATTRIBUTES and not kwargs
+    return False
+
+
+_ATTRIBUTES = frozenset({"T", "device", "dtype", "indices", "is_cuda", "mT", "ndim", "shape", "values"})
+
+
+def _is_identifier(name: object) -> bool:
+    return isinstance(name, str) and name.isidentifier() and not iskeyword(name)
+
+
+def _split_path(path: str) -> tuple[str, str, str]:
+    """``path.rpartition(".")``, once it is certain that fx may write the path into source code."""
+    parts = path.split(".")
+    if (
+        len(parts) > MAX_DEPTH
+        or not all(part and part.isprintable() for part in parts)
+        or {*path} & {*"\"'\\"}
+    ):
+        raise RecipeError(f"{path[:200]!r} is no path of a module or tensor")
+    return path.rpartition(".")
+
+
+def named_tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Parameters, then buffers, under all of their names."""
+    parameters = module.named_parameters(remove_duplicate=False)
+    return itertools.chain(parameters, module.named_buffers(remove_duplicate=False))
+
+
+def signature(module: nn.Module) -> dict[str, str]:
+    """Kind and shape of each tensor of a leaf."""
+    return {
+        name: f"a {'parameter' if isinstance(tensor, nn.Parameter) else 'buffer'} of {tuple(tensor.shape)}"
+        for name, tensor in named_tensors(module)
+    }
+
+
+def plain_attributes(module: nn.Module) -> dict[str, Any]:
+    """The attributes of a leaf other than its tensors, children, hooks and mode."""
+    return {name: value for name, value in vars(module).items() if name not in _MODULE_ATTRIBUTES}
+
+
+_MODULE_ATTRIBUTES = frozenset(vars(nn.Module()))
+
+
+def constructor(cls: type[nn.Module]) -> dict[str, Any]:
+    """The arguments that ``cls`` is constructed with and their defaults, without device and dtype."""
+    parameters = inspect.signature(cls).parameters
+    return {
+        name: parameter.default
+        for name, parameter in parameters.items()
+        if parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+        and name not in ("device", "dtype")
+    }

@@ -1,0 +1,139 @@
+"""GraphModule -> Recipe."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.fx import GraphModule, Node
+from torch.fx.graph import CodeGen
+from torch.nn.parameter import is_lazy
+
+from conet_fx.errors import RecipeError
+from conet_fx.passes.trace import plain_subclass
+from conet_fx.recipe.build import construct, constructor, named_tensors, plain_attributes, signature
+from conet_fx.recipe.files import digest, to_entry
+from conet_fx.recipe.names import classes, functions, name_in, qualified_name
+from conet_fx.recipe.spec import ModuleSpec, NodeSpec, Recipe, TensorSpec
+from conet_fx.recipe.values import encode, encode_annotation
+
+
+def describe(module: GraphModule, sizes: Mapping[str, int], model_id: Mapping[str, str]) -> Recipe:
+    """The recipe of ``module``, with copies of its tensors.
+
+    Raises:
+        RecipeError: something in it cannot be written as data.
+    """
+    if type(module.graph._codegen) is not CodeGen:
+        raise RecipeError(
+            f"the graph's signature is made by {type(module.graph._codegen).__name__}, which a recipe cannot "
+            "keep; trace the model without concrete_args"
+        )
+    modules = _describe_modules(module)
+    tensors, weights = _describe_tensors(module)
+    known = functions()
+    nodes = tuple(_describe_node(node, known) for node in module.graph.nodes)
+    identity = {**model_id, "graph": digest([to_entry(node) for node in nodes])}
+    return Recipe(torch.__version__, identity, {**sizes}, modules, tensors, nodes, weights)
+
+
+def _describe_modules(root: GraphModule) -> dict[str, ModuleSpec]:
+    called = {node.target for node in root.graph.nodes if node.op == "call_module"}
+    modules: dict[str, ModuleSpec] = {}
+    first_paths: dict[nn.Module, str] = {}
+    within_leaves: tuple[str, ...] = ()
+    for path, module in root.named_modules(remove_duplicate=False):
+        if path.startswith(within_leaves):
+            continue
+        if cls := name_in(classes(), plain_subclass(module)):
+            within_leaves += (f"{path}.",)
+            first = first_paths.setdefault(module, path)
+            if first == path:
+                modules[path] = ModuleSpec(module.training, cls, arguments_of(path, module))
+            else:
+                modules[path] = ModuleSpec(module.training, same_as=first)
+        elif path in called:
+            raise RecipeError(
+                f"module {path!r} is a {qualified_name(type(module))}, which is not among the classes that a "
+                "recipe may name; trace through it, so that the graph holds its parts"
+            )
+        else:
+            modules[path] = ModuleSpec(module.training)
+    return modules
+
+
+def _describe_tensors(root: GraphModule) -> tuple[dict[str, TensorSpec], dict[str, Tensor]]:
+    tensors: dict[str, TensorSpec] = {}
+    weights: dict[str, Tensor] = {}
+    first_names: dict[int, str] = {}
+    for name, tensor in named_tensors(root):
+        if tensor.is_meta or tensor.layout is not torch.strided or is_lazy(tensor):
+            raise RecipeError(
+                f"tensor {name!r} ({type(tensor).__name__} on {tensor.device}) has no plain data to save"
+            )
+        path, _, key = name.rpartition(".")
+        persistent = key not in root.get_submodule(path)._non_persistent_buffers_set
+        first = first_names.setdefault(id(tensor), name)
+        same_as = None if first == name else first
+        tensors[name] = TensorSpec(
+            isinstance(tensor, nn.Parameter), tensor.requires_grad, persistent, same_as
+        )
+        if same_as is None:  # a copy of its own, since safetensors refuses tensors that share memory
+            weights[name] = torch.empty(tensor.shape, dtype=tensor.dtype).copy_(tensor.detach())
+    return tensors, weights
+
+
+def _describe_node(node: Node, known: Mapping[str, Callable[..., Any]]) -> NodeSpec:
+    target, args = node.target, [*node.args]
+    if isinstance(target, type) and issubclass(target, tuple):
+        target, args = tuple, [args]
+    if callable(target):
+        name = name_in(known, target)
+        if name is None:
+            raise RecipeError(
+                f"node {node.name!r} calls {qualified_name(target)}, which is not among the functions that a "
+                "recipe may name; register it with conet_fx.passes.ops"
+            )
+        target = name
+    try:
+        args, kwargs = encode(args), {name: encode(value) for name, value in node.kwargs.items()}
+    except TypeError as error:
+        raise RecipeError(f"node {node.name!r} ({node.op} {target}): {error}") from error
+    return NodeSpec(
+        node.op, node.name, target, args, kwargs, encode_annotation(node.type), "is_wrapped" in node.meta
+    )
+
+
+def arguments_of(path: str, module: nn.Module) -> dict[str, Any]:
+    """The constructor arguments of ``module`` as JSON data, read from its attributes of the same names."""
+    cls = plain_subclass(module)
+    arguments: dict[str, Any] = {}
+    for name, default in constructor(cls).items():
+        attribute = _FLAGS.get((cls, name), name)
+        value = getattr(module, attribute, default)
+        if attribute != name or name == "bias":  # a flag that shows in the presence of a tensor
+            value = value is not None
+        try:
+            arguments[name] = encode(value)
+        except TypeError as error:
+            raise RecipeError(
+                f"module {path!r} ({qualified_name(cls)}), argument {name!r}: {error}"
+            ) from error
+    rebuilt = construct(path, ModuleSpec(module.training, qualified_name(cls), arguments))
+    here, there = plain_attributes(module), plain_attributes(rebuilt)
+    changed = [name for name, value in there.items() if name not in here or here[name] != value]
+    changed += ["forward"] * ("forward" in here) + ["tensors"] * (signature(module) != signature(rebuilt))
+    if changed:
+        raise RecipeError(
+            f"module {path!r} ({qualified_name(cls)}) is not what its constructor makes of its attributes "
+            f"(different: {', '.join(changed)}), so that a recipe cannot rebuild it"
+        )
+    return arguments
+
+
+_FLAGS: dict[tuple[type, str], str] = {
+    (nn.MultiheadAttention, "bias"): "in_proj_bias",
+    (nn.MultiheadAttention, "add_bias_kv"): "bias_k",
+}

@@ -1,0 +1,68 @@
+"""What a recipe consists of."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+MAX_DEPTH = 64  # of nested values and module paths: far above any network, far below Python's recursion limit
+
+
+@dataclasses.dataclass(frozen=True)
+class ModuleSpec:
+    """One module: a leaf (with ``cls``), another path of a leaf (``same_as``), or else a plain container."""
+
+    training: bool
+    cls: str | None = None
+    arguments: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    same_as: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class TensorSpec:
+    """One parameter or buffer, or another name of one (``same_as``). Its shape is in the weights file."""
+
+    parameter: bool
+    requires_grad: bool = False
+    persistent: bool = True
+    same_as: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class NodeSpec:
+    """One fx node; arguments and annotation are JSON data, as :func:`encode` makes it."""
+
+    op: str
+    name: str
+    target: str
+    args: list[Any]
+    kwargs: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    annotation: Any = None
+    wrapped: bool = False  # by torch.fx.wrap, which another trace has to know
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """All that it takes to build one network again.
+
+    Attributes:
+        torch: version of torch that wrote it; it explains a failure, nothing depends on it.
+        model: what the network was made from (see :func:`identify`), and under ``"graph"`` the sha256 of
+            ``nodes``.
+        sizes: channels of each group, by group name.
+        modules: by path, parents first.
+        tensors: by name.
+        nodes: in execution order.
+        weights: the tensors that have no ``same_as``, by name, on the CPU.
+    """
+
+    torch: str
+    model: Mapping[str, str]
+    sizes: Mapping[str, int]
+    modules: Mapping[str, ModuleSpec]
+    tensors: Mapping[str, TensorSpec]
+    nodes: tuple[NodeSpec, ...]
+    weights: Mapping[str, Tensor] = dataclasses.field(repr=False)

@@ -1,0 +1,97 @@
+// One selected group for all charts; the tooltip, and how a chart answers to pointer and keyboard.
+
+let selected = 0;
+const followers = [];
+function select(index) {
+  selected = index;
+  for (const follow of followers) follow(index);
+}
+function follow(callback) {
+  followers.push(callback);
+  callback(selected);
+}
+
+const tip = place("tip");
+function showTip(title, rows, x, y) {
+  const line = ([key, value]) => h("tr", {}, h("td", {}, key), h("td", {}, value));
+  const body = h("tbody", {}, rows.filter(([, value]) => value !== "").map(line));
+  tip.replaceChildren(h("b", {}, title), h("table", {}, body));
+  tip.hidden = false;
+  const { width, height } = tip.getBoundingClientRect();
+  const left = x + 16 + width > innerWidth ? x - 16 - width : x + 16;
+  const top = y + 16 + height > innerHeight ? y - 16 - height : y + 16;
+  tip.style.left = `${Math.max(4, left)}px`;
+  tip.style.top = `${Math.max(4, top)}px`;
+}
+
+/**
+ * Let `svg` be read with a pointer or the arrow keys. A mark has a place (x, y), a position for the keys
+ * (row, col), the tooltip's `title` and `rows`, perhaps a `box` [x, y, width, height] to outline, and perhaps
+ * the `group` to select.
+ */
+function explore(svg, marks, onHover = () => {}) {
+  if (!marks.length) return;
+  const ring = s("circle", { class: "ring", r: 5.5, visibility: "hidden" });
+  const box = s("rect", { class: "ring", visibility: "hidden", rx: 2 });
+  svg.append(ring, box);
+  let current = null;
+  const frame = () => {
+    const rect = svg.getBoundingClientRect();
+    return { rect, zoom: rect.width / svg.viewBox.baseVal.width };
+  };
+  const show = mark => {
+    current = mark;
+    if (mark.box) {
+      const [left, top, width, height] = mark.box;
+      fill(box, { x: left, y: top, width, height, visibility: "visible" }, []);
+    } else {
+      fill(ring, { cx: mark.x, cy: mark.y, visibility: "visible" }, []);
+    }
+    const { rect, zoom } = frame();
+    showTip(mark.title, mark.rows, rect.left + mark.x * zoom, rect.top + mark.y * zoom);
+    onHover(mark);
+  };
+  const hide = () => {
+    tip.hidden = true;
+    for (const outline of [ring, box]) outline.setAttribute("visibility", "hidden");
+    onHover(null);
+  };
+  const at = event => {
+    const { rect, zoom } = frame();
+    const x = (event.clientX - rect.left) / zoom, y = (event.clientY - rect.top) / zoom;
+    let best = null, least = Infinity;
+    for (const mark of marks) {
+      const distance = (mark.x - x) ** 2 + (mark.y - y) ** 2;
+      if (distance < least) [best, least] = [mark, distance];
+    }
+    return best;
+  };
+  const steps = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0] };
+  /** The nearest mark one step on: along the row first, or in the next row that has any. */
+  const beyond = ([down, right]) => {
+    let best = null, least = Infinity;
+    for (const mark of marks) {
+      const rows = mark.row - current.row, cols = mark.col - current.col;
+      const along = right ? cols * right : rows * down, aside = Math.abs(right ? rows : cols);
+      const cost = right ? along + 1e6 * aside : 1e3 * along + aside;
+      if (along > 0 && !(right && aside) && cost < least) [best, least] = [mark, cost];
+    }
+    return best;
+  };
+  const pick = mark => { if (mark && known(mark.group)) select(mark.group); };
+  svg.setAttribute("tabindex", "0");
+  svg.addEventListener("pointermove", event => show(at(event)));
+  svg.addEventListener("pointerleave", hide);
+  svg.addEventListener("mousedown", event => event.preventDefault()); // focus is for the keyboard
+  svg.addEventListener("click", event => { const mark = at(event); pick(mark); show(mark); });
+  svg.addEventListener("focus", () => show(current ?? marks[0]));
+  svg.addEventListener("blur", hide);
+  svg.addEventListener("keydown", event => {
+    if (event.key === "Escape") hide();
+    if (event.key === "Enter" || event.key === " ") { event.preventDefault(); pick(current); }
+    if (!(event.key in steps)) return;
+    event.preventDefault();
+    const next = beyond(steps[event.key]);
+    if (next) show(next);
+  });
+}

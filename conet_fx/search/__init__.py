@@ -1,0 +1,18 @@
+"""The search: decisions (paper Algorithm 2), static scaling (Eq. 4), AdaS, and the trial loop."""
+
+from conet_fx.search.adas import AdaS
+from conet_fx.search.config import SearchConfig
+from conet_fx.search.decisions import GroupState, decide, group_condition, group_rank, rank_slope, reason
+from conet_fx.search.static import static_sizes
+
+__all__ = [
+    "AdaS",
+    "GroupState",
+    "SearchConfig",
+    "decide",
+    "group_condition",
+    "group_rank",
+    "rank_slope",
+    "reason",
+    "static_sizes",
+]

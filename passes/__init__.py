@@ -1,0 +1,1 @@
+"""The compiler passes of conet-fx: trace, label, propagate, rewrite, verify."""

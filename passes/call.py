@@ -1,0 +1,320 @@
+"""One operator being followed: its operands by name, and what a rule may say about it.
+
+A rule (:mod:`conet_fx.passes.rules`) sees nothing but its :class:`Call`. It reads the channel axes of its operands,
+ties, cuts and freezes depths, and notes down what the rewriter needs later: which integers in the graph are channel
+counts, how the parameters of a layer are laid out, how many multiply-adds the operator costs.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import fx, nn
+
+from conet_fx.passes.depth import Depths, Dim, is_fixed
+from conet_fx.passes.trace import leaves, source
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Tensor:
+    """The dims of a tensor value, outermost first."""
+
+    dims: tuple[Dim, ...]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Int:
+    """A Python integer in the graph, as the dim whose size it is."""
+
+    dim: Dim
+
+
+Value = Any  # Tensor, Int, a tuple or list of values, or a plain Python value
+Path = tuple[str | int, ...]
+Kind = Literal["conv", "linear", "depthwise", "norm", "parameter"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """How a parameter or buffer is laid out: the dim along each axis, and the role of that axis ("" for none).
+
+    ``blocks`` is the number of groups of a grouped convolution: the axes "in" and "out" of its weight are cut into as
+    many blocks, and the second of them holds one block only.
+    """
+
+    name: str
+    dims: tuple[Dim, ...]
+    roles: tuple[str, ...]
+    blocks: int = 1
+
+
+@dataclasses.dataclass
+class Layer:
+    """A module (or a bare parameter) with its dims by role: "in" and "out", or an axis number."""
+
+    path: str
+    kind: Kind
+    dims: dict[str, Dim]
+    tensors: tuple[Layout, ...] = ()
+    attributes: tuple[tuple[str, Dim | tuple[Dim, ...]], ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class ChannelCount:
+    """An integer argument of a node, which must hold the size of ``dim`` after a resize."""
+
+    node: str
+    path: Path
+    dim: Dim
+
+
+@dataclasses.dataclass
+class Facts:
+    """What the propagation finds out, beside the depths themselves.
+
+    ``literals`` are integers in the graph that are channel counts; ``macs`` are terms (factor, dims) whose products
+    add up to the multiply-adds; ``writers`` and ``readers`` hold output and input dims of dense layers by module path;
+    ``linear`` are the writers that are linear layers; ``reading`` are the sites (layer, role) along which a weight is
+    summed with its input; ``unknown`` lists operators that were not followed.
+    """
+
+    depths: Depths = dataclasses.field(default_factory=Depths)
+    values: dict[fx.Node, Value] = dataclasses.field(default_factory=dict)
+    layers: dict[str, Layer] = dataclasses.field(default_factory=dict)
+    literals: list[ChannelCount] = dataclasses.field(default_factory=list)
+    macs: list[tuple[int, tuple[Dim, ...]]] = dataclasses.field(default_factory=list)
+    writers: dict[str, Dim] = dataclasses.field(default_factory=dict)
+    readers: dict[str, Dim] = dataclasses.field(default_factory=dict)
+    linear: set[str] = dataclasses.field(default_factory=set)
+    reading: set[tuple[str, str]] = dataclasses.field(default_factory=set)
+    unknown: list[str] = dataclasses.field(default_factory=list)
+    by_name: dict[str, fx.Node] = dataclasses.field(default_factory=dict)
+
+    @staticmethod
+    def moves(value: Value) -> bool:
+        """True where some dim of a value holds a depth."""
+        return any(not is_fixed(dim) for dim in dims_in(value))
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """``tie_concat``: parts of a concatenation keep their proportion. ``strict``: unknown operators raise.
+    ``resize_linear``: what only linear layers write may change too.
+    """
+
+    tie_concat: bool = False
+    strict: bool = False
+    resize_linear: bool = False
+
+
+class Call:
+    """The node that a rule looks at."""
+
+    def __init__(
+        self, node: fx.Node, root: nn.Module, names: Mapping[str, Any], facts: Facts, options: Options
+    ) -> None:
+        self.node = node
+        self.root = root
+        self.facts = facts
+        self.options = options
+        self.depths = facts.depths
+        self._arguments, self._paths = bind(node, names)
+
+    # --- operands -------------------------------------------------------------------------------------------
+
+    def raw(self, name: str) -> Any:
+        """The argument as it stands in the graph."""
+        return self._arguments[name]
+
+    def value(self, argument: Any) -> Value:
+        """What is known of an argument: nodes are looked up, integers become fixed :class:`Int`."""
+        if isinstance(argument, fx.Node):
+            return self.facts.values[argument]
+        if isinstance(argument, bool) or argument is None:
+            return argument
+        if isinstance(argument, int):
+            return Int((argument,))
+        if isinstance(argument, (tuple, list)):
+            return [self.value(a) for a in argument]
+        return argument
+
+    def operand(self, name: str) -> Value:
+        return self.value(self._arguments[name])
+
+    def dims(self, name: str = "input") -> tuple[Dim, ...]:
+        """Dims of a tensor operand. Raises ``NoRule`` where the operand is no tensor."""
+        value = self.operand(name)
+        if not isinstance(value, Tensor):
+            raise NoRule(f"its argument {name!r} is not a tensor")
+        return value.dims
+
+    def concrete(self, argument: Any) -> Any:
+        """The present value of a literal or of a node that holds a plain value."""
+        if isinstance(argument, fx.Node):
+            return argument.meta["val"]
+        if isinstance(argument, (tuple, list)):
+            return [self.concrete(a) for a in argument]
+        return argument
+
+    def number(self, name: str) -> Any:
+        return self.concrete(self._arguments[name])
+
+    def axis(self, name: str = "dim", of: str = "input", extra: int = 0) -> int:
+        """A dim argument as a non-negative index."""
+        index = self.number(name)
+        if not isinstance(index, int):
+            raise NoRule(f"its argument {name!r} is not an integer")
+        return index % (len(self.dims(of)) + extra)
+
+    @property
+    def module(self) -> Any:
+        return self.root.get_submodule(str(self.node.target))
+
+    @property
+    def path(self) -> str:
+        """Module path of a called module."""
+        return str(self.node.target)
+
+    @property
+    def out_shapes(self) -> Any:
+        """Present shapes of the result: a tuple of sizes, or a nest of them."""
+        return shapes(self.node.meta["val"])
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Present shape of the one tensor that results."""
+        val = self.node.meta["val"]
+        if not isinstance(val, torch.Tensor):
+            raise NoRule("its result is not one tensor")
+        return tuple(val.shape)
+
+    @property
+    def why(self) -> str:
+        return source(self.node)
+
+    # --- statements -----------------------------------------------------------------------------------------
+
+    def tie(self, a: Dim, b: Dim) -> None:
+        self.depths.tie(a, b, f"meets channels of a fixed number in {self.why}")
+
+    def freeze(self, *dims: Dim, because: str) -> None:
+        for dim in dims:
+            self.depths.freeze(dim, f"{because}: {self.why}")
+
+    def mixes(self, dim: Dim) -> None:
+        """The operator normalises or reduces over ``dim``."""
+        self.depths.note(dim, self.why)
+
+    def size(self, dim: Dim) -> int:
+        return self.depths.size(dim)
+
+    def rewrite(self, name: str, dim: Dim, *index: str | int) -> None:
+        """The argument (or its item at ``index``) is the channel count ``dim``; literals are updated on a resize."""
+        path = (*self._paths[name], *index)
+        if not is_fixed(dim) and not self._symbolic(path):
+            self.facts.literals.append(ChannelCount(self.node.name, path, dim))
+
+    def _symbolic(self, path: Path) -> bool:
+        """True where the graph computes this integer from sizes that follow a resize by themselves."""
+        argument = at(self.node, path)
+        if not isinstance(argument, fx.Node):
+            return False
+        value = self.facts.values[argument]
+        return isinstance(value, Int) and not is_fixed(value.dim)
+
+    def layer(self, kind: Kind, **dims: Dim) -> Layer:
+        """The layer of this node; a layer that is called again ties the dims of both calls."""
+        known = self.facts.layers.get(self.path)
+        if known is None:
+            known = self.facts.layers[self.path] = Layer(self.path, kind, dict(dims))
+        for role, dim in dims.items():
+            self.tie(known.dims[role], dim)
+        return known
+
+    def count(self, factor: int, *dims: Dim) -> None:
+        """The operator costs ``factor`` times the product of the dims in multiply-adds."""
+        self.facts.macs.append((factor, dims))
+
+
+class NoRule(Exception):
+    """A rule does not cover this use of its operator; what touches it is frozen."""
+
+
+def bind(node: fx.Node, names: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Path]]:
+    """Arguments of a node by the names in its table entry, and where each stands in the node."""
+    arguments: dict[str, Any] = {}
+    paths: dict[str, Path] = {}
+    positional = list(node.args)
+    for index, (name, default) in enumerate(names.items()):
+        if name.startswith("*"):
+            name = name[1:]
+            rest = positional[index:]
+            if len(rest) == 1 and isinstance(rest[0], (tuple, list)):
+                arguments[name], paths[name] = rest[0], ("args", index)
+            elif name in node.kwargs:
+                arguments[name], paths[name] = node.kwargs[name], ("kwargs", name)
+            elif len(rest) == 1 and isinstance(rest[0], fx.Node) and not isinstance(rest[0].meta["val"], int):
+                arguments[name], paths[name] = rest[0], ("args", index)
+            else:
+                arguments[name], paths[name] = tuple(rest), ("args+", index)
+        elif index < len(positional):
+            arguments[name], paths[name] = positional[index], ("args", index)
+        else:
+            arguments[name] = node.kwargs.get(name, default)
+            paths[name] = ("kwargs", name)
+    return arguments, paths
+
+
+def at(node: fx.Node, path: Path) -> Any:
+    """The argument of ``node`` at ``path``."""
+    kind, key, *rest = path
+    if kind == "args+":
+        assert isinstance(key, int)
+        assert isinstance(rest[0], int)
+        kind, key, rest = "args", key + rest[0], rest[1:]
+    value: Any = node.args[key] if kind == "args" else node.kwargs[key]  # type: ignore[index]
+    for step in rest:
+        value = getattr(value, step) if isinstance(step, str) else value[step]
+    return value
+
+
+def shapes(val: Any) -> Any:
+    if isinstance(val, torch.Tensor):
+        return tuple(val.shape)
+    if isinstance(val, (tuple, list)):
+        return [shapes(v) for v in val]
+    return None
+
+
+def fixed_like(val: Any) -> Value:
+    """The value of a result that nothing resizes: every dim fixed at its present size."""
+    if isinstance(val, torch.Tensor):
+        return Tensor(tuple((n,) for n in val.shape))
+    if isinstance(val, bool):
+        return val
+    if isinstance(val, int):
+        return Int((val,))
+    if isinstance(val, (tuple, list)):
+        return [fixed_like(v) for v in val]
+    return val
+
+
+def dims_in(value: Value) -> list[Dim]:
+    """All dims in a nest of values."""
+    found: list[Dim] = []
+    for leaf in leaves(value):
+        if isinstance(leaf, Tensor):
+            found += leaf.dims
+        elif isinstance(leaf, Int):
+            found.append(leaf.dim)
+    return found
+
+
+def product(numbers: Sequence[int]) -> int:
+    out = 1
+    for number in numbers:
+        out *= number
+    return out

@@ -1,0 +1,54 @@
+"""The labelled DAG of the paper (section 4.1): values as nodes, operators as edges.
+
+An edge is *conv* where its operator may change the depth freely (dense and grouped convolutions, linear layers) and
+*non_conv* where the depth is kept. A node is a *summation* where several edges meet in an element-wise operator (their
+depths must be equal), a *concatenation* where depths add up, else *single*; *input* and *output* bound the graph.
+"""
+
+from __future__ import annotations
+
+import networkx
+import torch
+from torch import fx
+
+from conet_fx.passes import ops
+from conet_fx.passes.trace import Trace, leaves, source
+
+
+def label(traced: Trace) -> networkx.MultiDiGraph[str]:
+    """The labelled graph of a trace.
+
+    Nodes are the names of fx nodes that hold tensors; attributes: ``kind`` in {"input", "single", "summation",
+    "concatenation", "output"}, ``operator``, ``source`` ("file:line" of the model). Edges carry ``kind`` in
+    {"conv", "non_conv"} and ``operator``, the module path or function name.
+    """
+    graph: networkx.MultiDiGraph[str] = networkx.MultiDiGraph()
+    root = traced.graph_module
+    for node in traced.graph_module.graph.nodes:
+        if not _holds_tensors(node):
+            continue
+        entry = ops.lookup(node, root)
+        operands = [operand for operand in node.all_input_nodes if _holds_tensors(operand)]
+        kind = entry.rule.kind
+        if kind in ("summation", "concatenation") and len(operands) < 2 and not _twice(node):
+            kind = "single"
+        module = root.get_submodule(str(node.target)) if node.op == "call_module" else None
+        graph.add_node(node.name, kind=kind, operator=_operator(node), source=source(node))
+        for operand in operands:
+            graph.add_edge(operand.name, node.name, kind=entry.rule.edge(module), operator=_operator(node))
+    return graph
+
+
+def _operator(node: fx.Node) -> str:
+    if node.op in ("call_module", "placeholder", "get_attr", "call_method"):
+        return str(node.target)
+    return getattr(node.target, "__name__", str(node.target))
+
+
+def _holds_tensors(node: fx.Node) -> bool:
+    return node.op == "output" or any(isinstance(leaf, torch.Tensor) for leaf in leaves(node.meta.get("val")))
+
+
+def _twice(node: fx.Node) -> bool:
+    """x + x, cat(x, x): one operand that comes in more than once."""
+    return sum(isinstance(leaf, fx.Node) for leaf in leaves((node.args, node.kwargs))) > 1

@@ -1,0 +1,324 @@
+"""The channel algebra: depths, how they add up, and which of them must change together.
+
+A *dim* of a value is a run of parts, each a fixed number of channels or a :class:`Slot` of some *depth* (the channel
+count of a value). A concatenation joins parts; a flatten multiplies the repeat of each slot; a split cuts a depth in
+two, and the depth *becomes the sum* of its halves wherever it is used (paper, Algorithm 1, back-propagation).
+
+Depths whose sizes must stay proportional form a class. Within a class all sizes are ``present size * t / steps`` with
+one integer ``t >= 1``: ``steps`` is the number of equal steps in which the class can be built up from nothing, and
+one number holds every divisibility rule (grouped convolutions, pixel shuffles, chunks): a rule "N must stay a
+multiple of q" divides the steps by nothing more than it has to, ``gcd(steps, N / q)``.
+
+Only sizes live here. *Which* channel stands where (it matters when weights are inherited) is the work of
+:mod:`conet_fx.passes.labels`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from fractions import Fraction
+
+Number = int | Fraction
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Slot:
+    """A run of ``repeat * size(depth)`` channels of one depth."""
+
+    depth: int
+    repeat: Number = 1
+
+
+Part = Slot | int
+Dim = tuple[Part, ...]
+
+
+def is_fixed(dim: Dim) -> bool:
+    """True when the dim holds no depth, so that its size never changes."""
+    return all(isinstance(part, int) for part in dim)
+
+
+class Depths:
+    """All depths of one graph, the sums that they became, and the classes that change together."""
+
+    def __init__(self) -> None:
+        self._size: list[int] = []
+        self._sum: list[Dim | None] = []
+        self._parent: list[int] = []
+        # the rest is kept for the root of each class
+        self._steps: list[int] = []
+        self._members: list[list[int]] = []
+        self._frozen: list[str | None] = []
+        self._notes: list[tuple[str, ...]] = []
+
+    # --- reading --------------------------------------------------------------------------------------------
+
+    def new(self, size: int) -> Dim:
+        """A new depth of ``size`` channels, as a dim of its own."""
+        depth = len(self._size)
+        self._size.append(size)
+        self._sum.append(None)
+        self._parent.append(depth)
+        self._steps.append(size)
+        self._members.append([depth])
+        self._frozen.append(None)
+        self._notes.append(())
+        return (Slot(depth),)
+
+    def resolve(self, dim: Dim) -> Dim:
+        """The same dim in terms of depths that are not sums themselves."""
+        out: list[Part] = []
+        for part in dim:
+            if isinstance(part, int):
+                if part:
+                    out.append(part)
+            elif (total := self._sum[part.depth]) is None:
+                out.append(part)
+            else:
+                out.extend(self.resolve(_times(total, part.repeat)))
+        return tuple(out)
+
+    def size(self, dim: Dim, scales: Mapping[int, Fraction] | None = None) -> int:
+        """Channels in ``dim``: at present, or when each class root in ``scales`` is scaled by its factor."""
+        total: Number = 0
+        for part in self.resolve(dim) if scales else dim:
+            if isinstance(part, int):
+                total += part
+            else:
+                factor = scales.get(self.root(part.depth), 1) if scales else 1
+                total += part.repeat * self._size[part.depth] * factor
+        if total != int(total):
+            raise AssertionError(f"dim {dim} has the size {total}")
+        return int(total)
+
+    def root(self, depth: int) -> int:
+        """The representative of the class of ``depth``."""
+        while self._parent[depth] != depth:
+            self._parent[depth] = self._parent[self._parent[depth]]
+            depth = self._parent[depth]
+        return depth
+
+    def roots(self, dim: Dim) -> list[int]:
+        """The classes that ``dim`` is made of, each once, in order."""
+        return list(dict.fromkeys(self.root(p.depth) for p in self.resolve(dim) if isinstance(p, Slot)))
+
+    def share(self, dim: Dim, root: int) -> int:
+        """Present channels of ``dim`` that belong to the class ``root``."""
+        parts = (p for p in self.resolve(dim) if isinstance(p, Slot) and self.root(p.depth) == root)
+        return self.size(tuple(parts))
+
+    def steps(self, root: int) -> int:
+        """In how many equal steps the class can be built up to its present size."""
+        return self._steps[root]
+
+    def frozen(self, root: int) -> str | None:
+        """Why the class cannot change, or None."""
+        return self._frozen[root]
+
+    def notes(self, root: int) -> tuple[str, ...]:
+        """Where operators mix the channels of the class (normalise or reduce over them)."""
+        return self._notes[root]
+
+    # --- tying ----------------------------------------------------------------------------------------------
+
+    def tie(self, a: Dim, b: Dim, why: str) -> None:
+        """Keep two dims of equal present size equal for good, part by part.
+
+        Where the boundaries differ the longer depth becomes the sum of the shorter ones; where that cannot be, all
+        depths concerned are tied in proportion. A depth that meets fixed channels is frozen with the reason ``why``.
+        """
+        if self.size(a) != self.size(b):
+            raise AssertionError(f"{why}: {self.size(a)} and {self.size(b)} channels are not equal")
+        while True:
+            a, b = self.resolve(a), self.resolve(b)
+            misfit = self._first_misfit(a, b)
+            if misfit is None:
+                break
+            in_a, index, at = misfit
+            longer = a if in_a else b
+            cut = self._cut_part(longer[index], at)
+            if cut is None:
+                self.proportion([a, b], why)
+                return
+            longer = (*longer[:index], *cut, *longer[index + 1 :])
+            a, b = (longer, b) if in_a else (a, longer)
+        for x, y in zip(a, b, strict=True):
+            self._tie_parts(x, y, why)
+
+    def proportion(self, dims: Iterable[Dim], why: str) -> None:
+        """Let all depths in ``dims`` change only together, in their present proportion."""
+        parts = [part for dim in dims for part in self.resolve(dim)]
+        slots = [part for part in parts if isinstance(part, Slot)]
+        for slot in slots[1:]:
+            self._merge(slots[0].depth, slot.depth)
+        if len(slots) < len(parts):
+            self.freeze(tuple(slots), why)
+
+    def freeze(self, dim: Dim, why: str) -> None:
+        """Keep all depths in ``dim`` at their present sizes; the first reason given to a class stays."""
+        for root in self.roots(dim):
+            self._frozen[root] = self._frozen[root] or why
+
+    def note(self, dim: Dim, text: str) -> None:
+        """Remember that an operator mixes the channels of ``dim``."""
+        for root in self.roots(dim):
+            if text not in self._notes[root]:
+                self._notes[root] = (*self._notes[root], text)
+
+    # --- cutting and scaling --------------------------------------------------------------------------------
+
+    def multiple(self, dim: Dim, q: int, why: str) -> None:
+        """Keep the size of ``dim`` (and of each of its parts, if they are so now) a multiple of ``q``."""
+        parts = self.resolve(dim)
+        if all(self.size((part,)) % q == 0 for part in parts):
+            for part in parts:
+                if isinstance(part, Slot):
+                    self._limit(part.depth, self.size((part,)) // q)
+        elif self.size(dim) % q == 0 and not any(isinstance(part, int) for part in parts):
+            self.proportion([dim], why)
+            self._limit(self.roots(dim)[0], self.size(dim) // q)
+        else:
+            self.freeze(dim, why)
+
+    def scale(self, dim: Dim, factor: Number, why: str) -> Dim:
+        """``dim`` with every part ``factor`` times as long, for instance ``1 / 4`` under a pixel shuffle by 2."""
+        factor = Fraction(factor)
+        self.multiple(dim, factor.denominator, why)
+        parts = self.resolve(dim)
+        if all(self.size((part,)) % factor.denominator == 0 for part in parts):
+            return _times(parts, factor)
+        return self._proportional(dim, int(self.size(dim) * factor))
+
+    def cut(self, dim: Dim, offsets: Sequence[int], why: str) -> list[Dim]:
+        """The pieces of ``dim`` between ascending ``offsets``; a depth that is cut becomes the sum of its pieces.
+
+        Pieces change independently. Where a depth cannot be cut all parts and pieces are tied in proportion.
+        """
+        size = self.size(dim)
+        bounds = [0, *offsets, size]
+        for offset in offsets:
+            dim = self.resolve(dim)
+            start = 0
+            for index, part in enumerate(dim):
+                length = self.size((part,))
+                if start < offset < start + length:
+                    cut = self._cut_part(part, offset - start)
+                    if cut is None:
+                        self.proportion([dim], why)
+                        return [self._proportional(dim, b - a) for a, b in itertools.pairwise(bounds)]
+                    dim = (*dim[:index], *cut, *dim[index + 1 :])
+                    break
+                start += length
+        return [self._between(dim, a, b) for a, b in itertools.pairwise(bounds)]
+
+    def pieces(self, dim: Dim, count: int, why: str) -> list[Dim]:
+        """``count`` pieces of ``dim`` that must stay equally long (chunk, the rows of a channel shuffle)."""
+        dim = self.resolve(dim)
+        size = self.size(dim)
+        if size % count:
+            self.freeze(dim, f"{why}: {size} channels in {count} unequal pieces")
+            length = -(-size // count)
+            return [(min(length, size - start),) for start in range(0, size, length)]
+        ends = {self.size(dim[:i]) for i in range(len(dim) + 1)}
+        if all(i * size // count in ends for i in range(count)):
+            cuts = self.cut(dim, [i * size // count for i in range(1, count)], why)
+            for piece in cuts[1:]:
+                self.tie(cuts[0], piece, why)
+            return cuts
+        if len(dim) > 1 and not all(isinstance(p, Slot) and p.repeat % count == 0 for p in dim):
+            self.proportion([dim], why)
+        return [self.scale(dim, Fraction(1, count), why)] * count
+
+    # --- inside ---------------------------------------------------------------------------------------------
+
+    def _first_misfit(self, a: Dim, b: Dim) -> tuple[bool, int, int] | None:
+        """Where two part lists first differ in length: (the longer part is in a, its index, where to cut it)."""
+        for index, (x, y) in enumerate(zip(a, b, strict=False)):
+            longer, shorter = self.size((x,)), self.size((y,))
+            if longer != shorter:
+                return longer > shorter, index, min(longer, shorter)
+        return None
+
+    def _tie_parts(self, x: Part, y: Part, why: str) -> None:
+        if isinstance(x, Slot) and isinstance(y, Slot):
+            self._merge(x.depth, y.depth)
+        else:
+            self.freeze((x, y), why)
+
+    def _merge(self, x: int, y: int) -> None:
+        x, y = self.root(x), self.root(y)
+        if x == y:
+            return
+        if len(self._members[x]) < len(self._members[y]):
+            x, y = y, x
+        self._parent[y] = x
+        self._members[x] += self._members[y]
+        self._steps[x] = math.gcd(self._steps[x], self._steps[y])
+        self._frozen[x] = self._frozen[x] or self._frozen[y]
+        self._notes[x] = tuple(dict.fromkeys(self._notes[x] + self._notes[y]))
+
+    def _limit(self, depth: int, steps: int) -> None:
+        root = self.root(depth)
+        self._steps[root] = math.gcd(self._steps[root], steps)
+
+    def _cut_part(self, part: Part, at: int) -> Dim | None:
+        """``part`` in two, or None where a depth of its class has no whole channel there."""
+        if isinstance(part, int):
+            return (at, part - at)
+        root = self.root(part.depth)
+        fraction = Fraction(at) / self.size((part,))
+        if self._steps[root] * fraction % 1:
+            return None
+        halves: tuple[list[int], list[int]] = ([], [])
+        for member in list(self._members[root]):
+            first = int(self._size[member] * fraction)
+            total: Dim = ()
+            for half, length in zip(halves, (first, self._size[member] - first), strict=True):
+                (slot,) = self.new(length)
+                assert isinstance(slot, Slot)
+                half.append(slot.depth)
+                total = (*total, slot)
+            self._sum[member] = total
+        for half, share in zip(halves, (fraction, 1 - fraction), strict=True):
+            for other in half[1:]:
+                self._merge(half[0], other)
+            new = self.root(half[0])
+            self._steps[new] = int(self._steps[root] * share)
+            self._frozen[new] = self._frozen[root]
+            self._notes[new] = self._notes[root]
+        return self.resolve((part,))
+
+    def _between(self, dim: Dim, start: int, stop: int) -> Dim:
+        """The parts of ``dim`` from ``start`` to ``stop``, which lie on boundaries once :meth:`cut` has been there."""
+        out: list[Part] = []
+        position = 0
+        for part in self.resolve(dim):
+            length = self.size((part,))
+            if isinstance(part, int):
+                part = max(0, min(stop, position + length) - max(start, position))
+                if part:
+                    out.append(part)
+            elif start <= position and position + length <= stop:
+                out.append(part)
+            position += length
+        return tuple(out)
+
+    def _proportional(self, dim: Dim, size: int) -> Dim:
+        """A dim of ``size`` channels that grows in proportion with ``dim``, whose depths are tied already."""
+        slots = [part for part in self.resolve(dim) if isinstance(part, Slot)]
+        if not slots or self._frozen[self.root(slots[0].depth)]:
+            return (size,)
+        depth = slots[0].depth
+        self._limit(depth, size)
+        return (Slot(depth, Fraction(size, self._size[depth])),)
+
+
+def _times(dim: Dim, factor: Number) -> Dim:
+    if factor == 1:
+        return dim
+    return tuple(
+        int(part * factor) if isinstance(part, int) else Slot(part.depth, part.repeat * factor) for part in dim
+    )

@@ -1,0 +1,293 @@
+"""Which channel stands where: needed when weights are inherited, since order matters after shuffles, flattens and cats.
+
+Every channel that a layer writes gets a number, a *label*, and the labels flow through the graph: operators that only
+move data (views, permutations, cats, splits ...) are executed on tensors of labels, so they are right by construction;
+the others keep, join or end them. Two labels that meet in an element-wise operator are one channel from then on. What
+comes out is, for every axis of every parameter, which channel each position belongs to.
+
+A label tensor of a value has one label for each position along a channel axis, and length 1 along every dim where
+labels do not vary, so that it costs almost nothing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+from torch import fx, nn
+
+from conet_fx.passes.call import Facts, Tensor, bind, shapes
+from conet_fx.passes.depth import is_fixed
+
+Fields = dict[int, torch.Tensor]  # dim of the value -> labels, broadcastable to its shape
+Site = tuple[str, str]  # (layer path, role)
+
+
+class Marker:
+    """Hands out labels, joins them, and remembers which layer uses which."""
+
+    def __init__(self) -> None:
+        self._count = 1  # label 0 is padding, which belongs to no channel
+        self._fresh: dict[str, torch.Tensor] = {}
+        self._links: list[torch.Tensor] = []
+        self.sites: dict[Site, tuple[torch.Tensor, int]] = {}
+
+    def fresh(self, key: str, length: int) -> torch.Tensor:
+        """``length`` new labels; the same ones whenever ``key`` asks again."""
+        if key not in self._fresh:
+            self._fresh[key] = torch.arange(self._count, self._count + length, dtype=torch.float64)
+            self._count += length
+        return self._fresh[key]
+
+    def link(self, a: torch.Tensor, b: torch.Tensor) -> None:
+        """Labels at equal positions are one channel."""
+        if a is not b:
+            shape = torch.broadcast_shapes(a.shape, b.shape)
+            pairs = torch.stack([a.expand(shape).flatten(), b.expand(shape).flatten()])
+            self._links.append(torch.unique(pairs, dim=1) if pairs.shape[1] > 4096 else pairs)
+
+    def collapse(self, field: torch.Tensor, dims: tuple[int, ...]) -> torch.Tensor:
+        """The field with length 1 along ``dims``: all labels that differ only there are one channel."""
+        for dim in dims:
+            if field.shape[dim] > 1:
+                first = field.narrow(dim, 0, 1)
+                self.link(first, field)
+                field = first
+        return field
+
+    def line(self, field: torch.Tensor, dim: int) -> torch.Tensor:
+        """The labels along ``dim`` alone, one-dimensional."""
+        others = tuple(d for d in range(field.ndim) if d != dim)
+        return self.collapse(field, others).flatten()
+
+    def uses(self, path: str, role: str, labels: torch.Tensor, blocks: int = 1) -> None:
+        """The axis ``role`` of the layer at ``path`` holds these channels."""
+        if (path, role) in self.sites:
+            self.link(self.sites[path, role][0], labels)
+        else:
+            self.sites[path, role] = (labels, blocks)
+
+    def channels(self) -> dict[Site, tuple[np.ndarray[Any, Any], int]]:
+        """For each site the channel at each position, after all joins, and the number of blocks."""
+        count = self._count
+        if self._links:
+            pairs = torch.cat(self._links, 1).numpy().astype(np.int64)
+            pairs = pairs[:, (pairs != 0).all(0)]
+            graph = coo_array((np.ones(pairs.shape[1], dtype=np.int8), (pairs[0], pairs[1])), shape=(count, count))
+            component: np.ndarray[Any, Any] = connected_components(graph, directed=False)[1]
+        else:
+            component = np.arange(count)
+        return {
+            site: (component[labels.numpy().astype(np.int64)], blocks) for site, (labels, blocks) in self.sites.items()
+        }
+
+
+class MarkCall:
+    """The node whose labels a rule follows."""
+
+    def __init__(
+        self,
+        node: fx.Node,
+        root: nn.Module,
+        names: Mapping[str, Any],
+        facts: Facts,
+        value: Any,
+        env: Mapping[fx.Node, Any],
+        marker: Marker,
+    ) -> None:
+        self.node = node
+        self.root = root
+        self.facts = facts
+        self.result = value
+        self.marker = marker
+        self._env = env
+        self._arguments, _ = bind(node, names)
+
+    def raw(self, name: str) -> Any:
+        return self._arguments[name]
+
+    def number(self, name: str) -> Any:
+        return self._concrete(self._arguments[name])
+
+    def _concrete(self, argument: Any) -> Any:
+        if isinstance(argument, fx.Node):
+            return argument.meta["val"]
+        if isinstance(argument, (tuple, list)):
+            return type(argument)(self._concrete(a) for a in argument)
+        if isinstance(argument, slice):
+            return slice(*(self._concrete(a) for a in (argument.start, argument.stop, argument.step)))
+        return argument
+
+    def fields(self, name: str = "input") -> Fields:
+        """Labels of a tensor operand by dim."""
+        return self.fields_of(self._arguments[name])
+
+    def fields_of(self, argument: Any) -> Fields:
+        fields = self._env.get(argument, {}) if isinstance(argument, fx.Node) else {}
+        return fields if isinstance(fields, dict) else {}
+
+    def shape(self, name: str = "input") -> tuple[int, ...]:
+        return self.shape_of(self._arguments[name])
+
+    @staticmethod
+    def shape_of(argument: Any) -> tuple[int, ...]:
+        val = argument.meta["val"] if isinstance(argument, fx.Node) else argument
+        return tuple(val.shape) if isinstance(val, torch.Tensor) else ()
+
+    def axis(self, name: str = "dim", of: str = "input", extra: int = 0) -> int:
+        return int(self.number(name)) % (len(self.shape(of)) + extra)
+
+    @property
+    def module(self) -> Any:
+        return self.root.get_submodule(str(self.node.target))
+
+    @property
+    def path(self) -> str:
+        return str(self.node.target)
+
+    @property
+    def out(self) -> Any:
+        """Shape of the result, or a nest of shapes."""
+        return shapes(self.node.meta["val"])
+
+    def line(self, name: str, dim: int, length: int) -> torch.Tensor:
+        """Labels of an operand along ``dim``; channels without a label (a fixed run) get labels of their own."""
+        field = self.fields(name).get(dim)
+        if field is None:
+            return self.marker.fresh(f"{self.node.name}/{name}/{dim}", length)
+        return self.marker.line(field, dim)
+
+    def spread(self, labels: torch.Tensor, dim: int, ndim: int) -> torch.Tensor:
+        """One-dimensional labels as a field along ``dim``."""
+        shape = [1] * ndim
+        shape[dim] = -1
+        return labels.reshape(shape)
+
+    def moved(self, name: str = "input") -> Any:
+        """Labels after an operator that only moves data: it is executed on the labels of each channel axis."""
+        operand = self._arguments[name]
+        shape = self.shape(name)
+        given = self.facts.values[self._twin(operand)]
+        results: list[tuple[list[int], Any]] = []
+        for dim, field in self.fields(name).items():
+            depths = self.facts.depths.roots(given.dims[dim])
+            results.append((depths, self._execute(operand, field.expand(shape))))
+        return self._assign(self.result, results)
+
+    def _twin(self, node: fx.Node) -> fx.Node:
+        return self.facts.by_name[node.name]
+
+    def _assign(self, value: Any, results: list[tuple[list[int], Any]]) -> Any:
+        """Give each executed label tensor to the result's dim that holds the same depths."""
+        if isinstance(value, (tuple, list)):
+            return [self._assign(v, [(depths, out[i]) for depths, out in results]) for i, v in enumerate(value)]
+        if not isinstance(value, Tensor):
+            return None
+        fields: Fields = {}
+        for depths, out in results:
+            for dim, parts in enumerate(value.dims):
+                if dim not in fields and not is_fixed(parts) and set(self.facts.depths.roots(parts)) & set(depths):
+                    fields[dim] = _compressed(out)
+                    break
+        return fields
+
+    def _execute(self, operand: fx.Node, labels: torch.Tensor) -> Any:
+        def real(argument: Any) -> Any:
+            if argument is operand:
+                return labels
+            if isinstance(argument, fx.Node):
+                val = argument.meta["val"]
+                return torch.zeros(val.shape, dtype=val.dtype) if isinstance(val, torch.Tensor) else val
+            return argument
+
+        args, kwargs = fx.node.map_aggregate((self.node.args, dict(self.node.kwargs)), real)
+        if self.node.op == "call_module":
+            return self.module(*args, **kwargs)
+        if self.node.op == "call_method":
+            name = "reshape" if self.node.target == "view" else str(self.node.target)  # labels are expanded
+            return getattr(args[0], name)(*args[1:], **kwargs)
+        target: Callable[..., Any] = self.node.target  # type: ignore[assignment]
+        return target(*args, **kwargs)
+
+
+def _compressed(field: torch.Tensor) -> torch.Tensor:
+    """The field with length 1 along every dim where it does not vary."""
+    for dim in range(field.ndim):
+        if field.shape[dim] > 1:
+            first = field.narrow(dim, 0, 1)
+            if field.stride(dim) == 0 or bool((field == first).all()):
+                field = first
+    return field
+
+
+@dataclasses.dataclass(frozen=True)
+class Match:
+    """For each site: the old position of each new position, -1 where the channel is new."""
+
+    positions: Mapping[Site, np.ndarray[Any, Any]]
+
+
+def match(
+    old: Mapping[Site, tuple[np.ndarray[Any, Any], int]],
+    new: Mapping[Site, tuple[np.ndarray[Any, Any], int]],
+    norms: Mapping[Site, np.ndarray[Any, Any]],
+) -> Match:
+    """Pair the channels of a resized network with those of the original.
+
+    Channels are interchangeable when they occur equally often at the same sites (and in the same block of grouped
+    ones). Of each such class the channels of largest group norm (root of the summed squares of ``norms`` over all
+    sites that write them) are kept, in their order.
+    """
+    old_sites, new_sites = _occurrences(old), _occurrences(new)
+    strength: dict[int, float] = defaultdict(float)
+    for site, values in norms.items():
+        for channel, value in zip(old[site][0], values, strict=True):
+            strength[int(channel)] += float(value) ** 2
+    old_classes, new_classes = _classes(old_sites), _classes(new_sites)
+    origin: dict[int, int] = {}
+    for signature, channels in new_classes.items():
+        candidates = old_classes.get(signature, [])
+        if len(candidates) > len(channels):
+            strongest = sorted(candidates, key=lambda c: -strength[c])[: len(channels)]
+            chosen = set(strongest)
+            candidates = [c for c in candidates if c in chosen]
+        origin.update(zip(channels, candidates, strict=False))
+    positions = {}
+    for site, (labels, _) in new.items():
+        places: dict[int, list[int]] = defaultdict(list)
+        for position, channel in enumerate(old[site][0].tolist()):
+            places[channel].append(position)
+        seen: dict[int, int] = defaultdict(int)
+        out = np.full(len(labels), -1, dtype=np.int64)
+        for position, channel in enumerate(labels.tolist()):
+            if channel in origin:
+                out[position] = places[origin[channel]][seen[channel]]
+                seen[channel] += 1
+        positions[site] = out
+    return Match(positions)
+
+
+def _occurrences(
+    sites: Mapping[Site, tuple[np.ndarray[Any, Any], int]],
+) -> dict[int, list[tuple[int, int]]]:
+    """Where each channel occurs: (number of the site, block), once for each position, in order."""
+    found: dict[int, list[tuple[int, int]]] = defaultdict(list)
+    for number, (channels, blocks) in enumerate(sites.values()):
+        length = len(channels) // blocks
+        for position, channel in enumerate(channels.tolist()):
+            found[channel].append((number, position // length))
+    return found
+
+
+def _classes(found: Mapping[int, list[tuple[int, int]]]) -> dict[tuple[tuple[int, int], ...], list[int]]:
+    """Channels by where they occur."""
+    classes: dict[tuple[tuple[int, int], ...], list[int]] = defaultdict(list)
+    for channel, places in found.items():
+        classes[tuple(places)].append(channel)
+    return classes

@@ -1,0 +1,62 @@
+"""Paper, Algorithm 1: follow the channel axis through the graph and resolve which depths must change together.
+
+Every node is visited once, in the order of the graph, and its rule from the operator table says what its channels are
+in terms of those of its operands. Depths that meet are tied; a depth that meets a concatenation becomes the sum of its
+parts, also where it was used before (the back-propagation of Algorithm 1, which costs nothing here because uses refer
+to depths and not to numbers).
+"""
+
+from __future__ import annotations
+
+import torch
+
+from conet_fx.passes import ops
+from conet_fx.passes.call import Call, Facts, Layout, NoRule, Options
+from conet_fx.passes.depth import Slot
+from conet_fx.passes.rules import Opaque
+from conet_fx.passes.trace import Trace, attribute
+
+
+def propagate(traced: Trace, options: Options) -> Facts:
+    """All depths of the graph, what they are tied to, and what a rewrite needs to know.
+
+    Raises :class:`~conet_fx.errors.ConstraintError` at an operator that cannot be followed when ``options.strict``.
+    """
+    facts = Facts()
+    for node in traced.graph_module.graph.nodes:
+        entry = ops.lookup(node, traced.graph_module)
+        call = Call(node, traced.graph_module, entry.arguments, facts, options)
+        facts.by_name[node.name] = node
+        try:
+            facts.values[node] = entry.rule.depth(call)
+        except NoRule as use:
+            facts.values[node] = Opaque().because(call, f"is used in a way that is not followed ({use})")
+    _tie_shared_tensors(traced, facts)
+    if not options.resize_linear:
+        _freeze_linear(facts)
+    return facts
+
+
+def _freeze_linear(facts: Facts) -> None:
+    """Depths that linear layers alone write stay; one that a convolution writes too (squeeze-excite) follows it."""
+    depths = facts.depths
+    moving = {root for path, dim in facts.writers.items() if path not in facts.linear for root in depths.roots(dim)}
+    for path in facts.writers:
+        if path in facts.linear:
+            for part in depths.resolve(facts.writers[path]):
+                if isinstance(part, Slot) and depths.root(part.depth) not in moving:
+                    depths.freeze((part,), "only linear layers write it: pass resize_linear=True to let it change")
+
+
+def _tie_shared_tensors(traced: Trace, facts: Facts) -> None:
+    """One tensor in two layers (tied weights) has one shape."""
+    first: dict[int, tuple[Layout, str]] = {}
+    for layer in facts.layers.values():
+        for layout in layer.tensors:
+            path = f"{layer.path}.{layout.name}".rstrip(".")
+            tensor = attribute(traced.graph_module, path)
+            if not isinstance(tensor, torch.Tensor):
+                continue
+            known, name = first.setdefault(id(tensor), (layout, path))
+            for a, b in zip(known.dims, layout.dims, strict=True):
+                facts.depths.tie(a, b, f"{path} is the same tensor as {name}")

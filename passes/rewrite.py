@@ -1,0 +1,267 @@
+"""A plan's facts + new sizes -> a new GraphModule.
+
+The traced module is never touched: every submodule is copied with parameters of the new shapes, integers in the graph
+that are channel counts are set to the new counts, and the result is checked by :mod:`conet_fx.passes.verify`.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from fractions import Fraction
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import fx, nn
+
+from conet_fx.passes import ops
+from conet_fx.passes.call import Facts, Layer, Layout, Path
+from conet_fx.passes.depth import Dim
+from conet_fx.passes.labels import MarkCall, Marker, Site, match
+from conet_fx.passes.trace import Trace, attribute, graph_module_of
+from conet_fx.passes.verify import verify
+
+Init = Literal["reset", "inherit"]
+Positions = Mapping[Site, torch.Tensor]
+
+
+def rewrite(
+    traced: Trace,
+    facts: Facts,
+    scales: Mapping[int, Fraction],
+    init: Init = "reset",
+    init_fn: Callable[[nn.Module], Any] | None = None,
+) -> fx.GraphModule:
+    """The traced module with each class of depths in ``scales`` scaled by its factor.
+
+    ``init="reset"`` draws fresh weights (``reset_parameters`` of each module, then ``init_fn`` applied to each module);
+    ``"inherit"`` keeps the weights of channels that stay, those of largest norm when there are fewer, and lets new
+    channels enter with zero reader weights, so that the function is kept. ``meta["conet_fx"]["kept"]`` of the result
+    maps (layer, role) to the old position of each new channel, -1 for a new one (``init="inherit"`` only).
+    """
+
+    def size(dim: Dim) -> int:
+        return facts.depths.size(dim, scales)
+
+    source = traced.graph_module
+    memo, originals = _new_tensors(source, facts, size)
+    parts = {}
+    for node in source.graph.nodes:
+        if node.op == "call_module" and node.target not in parts:
+            parts[node.target] = copy.deepcopy(source.get_submodule(node.target), memo)
+            _set_attributes(parts[node.target], facts.layers.get(node.target), size)
+        elif node.op == "get_attr":
+            value = attribute(source, node.target)
+            parts[node.target] = memo.get(id(value), value)
+    resized = graph_module_of(parts, _new_graph(source.graph, facts, size), like=source)
+    verify(resized, traced, facts, size)
+    _reset(resized, {id(new): old for new, old in originals})
+    if init_fn is not None:
+        resized.apply(init_fn)
+    if init == "inherit":
+        kept = _kept(traced, facts, resized)
+        _inherit(source, resized, facts, kept)
+        resized.meta["conet_fx"] = {"kept": kept}
+    return resized
+
+
+def _new_tensors(
+    source: fx.GraphModule, facts: Facts, size: Callable[[Dim], int]
+) -> tuple[dict[int, Any], list[tuple[torch.Tensor, torch.Tensor]]]:
+    """Empty tensors of the new shapes for all parameters and buffers: a memo for deepcopy, and (new, old) pairs."""
+    shapes: dict[int, tuple[int, ...]] = {}
+    for layer in facts.layers.values():
+        for layout in layer.tensors:
+            tensor = attribute(source, _tensor_path(layer, layout))
+            if isinstance(tensor, torch.Tensor):
+                shapes[id(tensor)] = tuple(size(dim) for dim in layout.dims)
+    memo: dict[int, Any] = {}
+    pairs = []
+    for tensor in (*source.parameters(), *source.buffers()):
+        new = torch.empty(shapes.get(id(tensor), tensor.shape), dtype=tensor.dtype, device=tensor.device)
+        if isinstance(tensor, nn.Parameter):
+            new = nn.Parameter(new, requires_grad=tensor.requires_grad)
+        memo[id(tensor)] = new
+        pairs.append((new, tensor))
+    return memo, pairs
+
+
+def _tensor_path(layer: Layer, layout: Layout) -> str:
+    return f"{layer.path}.{layout.name}" if layout.name else layer.path
+
+
+def _set_attributes(module: nn.Module, layer: Layer | None, size: Callable[[Dim], int]) -> None:
+    """in_channels, num_features and the like."""
+    for name, dims in layer.attributes if layer else ():
+        scalar = not dims or not isinstance(dims[0], tuple)
+        setattr(module, name, size(dims) if scalar else tuple(size(dim) for dim in dims))  # type: ignore[arg-type]
+
+
+def _new_graph(graph: fx.Graph, facts: Facts, size: Callable[[Dim], int]) -> fx.Graph:
+    """A copy of the graph whose channel counts are the new ones; nodes keep their names."""
+    new = fx.Graph()
+    copies: dict[fx.Node, fx.Node] = {}
+    for node in graph.nodes:
+        copies[node] = new.node_copy(node, lambda n: copies[n])
+        if copies[node].name != node.name:
+            raise AssertionError(f"node {node.name} was renamed to {copies[node].name}")
+    by_name = {node.name: copies[node] for node in graph.nodes}
+    for count in facts.literals:
+        _put(by_name[count.node], count.path, size(count.dim))
+    return new
+
+
+def _put(node: fx.Node, path: Path, number: int) -> None:
+    """Set the argument of ``node`` at ``path``."""
+    kind, key, *rest = path
+    if kind == "args+":
+        key, rest = int(key) + int(rest[0]), rest[1:]
+    if kind == "kwargs":
+        node.kwargs = {**node.kwargs, str(key): _replaced(node.kwargs[str(key)], rest, number)}
+    else:
+        args = list(node.args)
+        args[int(key)] = _replaced(args[int(key)], rest, number)
+        node.args = tuple(args)
+
+
+def _replaced(argument: Any, path: list[Any], number: int) -> Any:
+    if not path:
+        return number
+    step, *rest = path
+    if isinstance(argument, slice):
+        bounds = {name: getattr(argument, name) for name in ("start", "stop", "step")}
+        bounds[step] = number
+        return slice(bounds["start"], bounds["stop"], bounds["step"])
+    items = list(argument)
+    items[step] = _replaced(items[step], rest, number)
+    return type(argument)(items) if type(argument) in (tuple, list) else items
+
+
+@torch.no_grad()
+def _reset(resized: fx.GraphModule, originals: Mapping[int, torch.Tensor]) -> None:
+    """Fresh values everywhere: by ``reset_parameters`` where a module has it, else of the same kind as the originals.
+
+    A parameter without ``reset_parameters`` is filled with its value where it was constant (layer scales, ones, zeros),
+    else drawn from the normal distribution of its mean and standard deviation. A buffer repeats its values.
+    """
+    for module in resized.modules():
+        for tensor in (*module._parameters.values(), *module._buffers.values()):
+            if tensor is not None:
+                _fill_like(tensor, originals[id(tensor)])
+    for module in reversed(list(resized.modules())):
+        reset = getattr(module, "reset_parameters", None) or getattr(module, "_reset_parameters", None)
+        if callable(reset) and not isinstance(module, fx.GraphModule):
+            reset()
+
+
+def _fill_like(new: torch.Tensor, old: torch.Tensor) -> None:
+    if not isinstance(new, nn.Parameter):
+        for axis, length in enumerate(new.shape):
+            if length != old.shape[axis]:
+                old = old.index_select(axis, torch.arange(length, device=old.device) % old.shape[axis])
+        new.copy_(old)
+    elif old.numel() == 0 or bool((old == old.flatten()[0]).all()):
+        new.fill_(old.flatten()[0]) if old.numel() else None
+    else:
+        new.normal_(float(old.mean()), float(old.std()))
+
+
+def _kept(traced: Trace, facts: Facts, resized: fx.GraphModule) -> Positions:
+    """For each site the old position of each new channel, -1 where it is new."""
+    old = mark(traced.graph_module, facts)
+    new = mark(resized, facts)
+    norms: dict[Site, np.ndarray[Any, Any]] = {}  # of what dense layers write
+    for layer in facts.layers.values():
+        for layout in layer.tensors:
+            reads = {role for path, role in facts.reading if path == layer.path}
+            writes = [axis for axis, role in enumerate(layout.roles) if role and role not in reads]
+            if len(layout.dims) > 1 and reads & set(layout.roles) and writes:
+                site = (layer.path, layout.roles[writes[0]])
+                weight = attribute(traced.graph_module, _tensor_path(layer, layout)).detach().double()
+                if site in old:
+                    norms[site] = _norms(weight, writes[0], layout.blocks).cpu().numpy()
+    positions = match(old, new, norms).positions
+    return {site: torch.from_numpy(where) for site, where in positions.items()}
+
+
+def _norms(weight: torch.Tensor, axis: int, blocks: int) -> torch.Tensor:
+    """The norm of each output channel; of a grouped transposed convolution the second axis holds one block only."""
+    if axis == 0 or blocks == 1:
+        return torch.linalg.vector_norm(weight.transpose(0, axis).flatten(1), dim=1)
+    blockwise = weight.reshape(blocks, -1, *weight.shape[1:]).transpose(1, 2).flatten(2)
+    return torch.linalg.vector_norm(blockwise, dim=2).flatten()
+
+
+def mark(module: fx.GraphModule, facts: Facts) -> dict[Site, tuple[np.ndarray[Any, Any], int]]:
+    """Which channel stands at each position of each layer of ``module``, the traced one or a resized one."""
+    marker = Marker()
+    env: dict[fx.Node, Any] = {}
+    for node in module.graph.nodes:
+        entry = ops.lookup(node, module)
+        value = facts.values[facts.by_name[node.name]]
+        call = MarkCall(node, module, entry.arguments, facts, value, env, marker)
+        env[node] = entry.rule.labels(call) if facts.moves(value) else None
+    return marker.channels()
+
+
+@torch.no_grad()
+def _inherit(source: fx.GraphModule, resized: fx.GraphModule, facts: Facts, kept: Positions) -> None:
+    """Copy the old values of all channels that stay."""
+    laid_out: set[int] = set()
+    for layer in facts.layers.values():
+        for layout in layer.tensors:
+            path = _tensor_path(layer, layout)
+            old, new = attribute(source, path), attribute(resized, path)
+            if isinstance(old, torch.Tensor) and id(old) not in laid_out:
+                laid_out.add(id(old))
+                where = [kept.get((layer.path, role)) if role else None for role in layout.roles]
+                reads = [(layer.path, role) in facts.reading for role in layout.roles]
+                new.copy_(_inherited(old, new, where, reads, layout.blocks))
+    for name, old in (*source.named_parameters(), *source.named_buffers()):
+        if id(old) not in laid_out:
+            attribute(resized, name).copy_(old)
+
+
+def _inherited(
+    old: torch.Tensor, fresh: torch.Tensor, where: list[torch.Tensor | None], reads: list[bool], blocks: int
+) -> torch.Tensor:
+    """``old`` gathered along each axis; new positions are zero along an axis that reads, else fresh."""
+    places = [
+        torch.arange(n, device=old.device) if index is None else index.to(old.device)
+        for n, index in zip(fresh.shape, where, strict=True)
+    ]
+    if blocks > 1:
+        return _inherited_blocks(old, fresh, places, reads, blocks)
+    values = old
+    for axis, place in enumerate(places):
+        values = values.index_select(axis, place.clamp(min=0))
+    return _merged(values, fresh, places, reads)
+
+
+def _merged(values: torch.Tensor, fresh: torch.Tensor, places: list[torch.Tensor], reads: list[bool]) -> torch.Tensor:
+    for read in (True, False):  # what a new channel writes is fresh, also where it reads a new one
+        for axis, place in enumerate(places):
+            if reads[axis] == read and bool((place < 0).any()):
+                new = (place < 0).reshape([-1 if a == axis else 1 for a in range(values.ndim)])
+                values = torch.where(new, torch.zeros_like(fresh) if read else fresh, values)
+    return values
+
+
+def _inherited_blocks(
+    old: torch.Tensor, fresh: torch.Tensor, places: list[torch.Tensor], reads: list[bool], blocks: int
+) -> torch.Tensor:
+    """A grouped weight: the first axis has all blocks, the second one block; each block is gathered by itself."""
+    out = []
+    rows = places[0].reshape(blocks, -1)
+    columns = places[1].reshape(blocks, -1) if len(places) > 1 else rows
+    for block, (weight, new) in enumerate(zip(old.chunk(blocks), fresh.chunk(blocks), strict=True)):
+        row = torch.where(rows[block] < 0, -1, rows[block] - block * weight.shape[0])
+        local = [row, *places[1:]]
+        if len(places) > 1:
+            local[1] = torch.where(columns[block] < 0, -1, columns[block] - block * weight.shape[1])
+        values = weight
+        for axis, place in enumerate(local):
+            values = values.index_select(axis, place.clamp(min=0))
+        out.append(_merged(values, new, local, reads))
+    return torch.cat(out)

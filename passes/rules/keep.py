@@ -1,0 +1,199 @@
+"""Operators that keep the channel axis, join it element by element, reduce it or sum over it."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, ClassVar
+
+import torch
+
+from conet_fx.passes.call import Call, NoRule, Tensor, Value, dims_in, fixed_like
+from conet_fx.passes.depth import Dim, is_fixed
+from conet_fx.passes.labels import Fields, MarkCall
+from conet_fx.passes.rules.base import NodeKind, Rule, each
+
+
+class Elementwise(Rule):
+    """One tensor in, the same shape out: activations, dropout, casts, comparisons with a number."""
+
+    def depth(self, call: Call) -> Value:
+        return Tensor(call.dims())
+
+    def labels(self, call: MarkCall) -> Any:
+        return call.fields()
+
+
+@dataclasses.dataclass(frozen=True)
+class Spatial(Rule):
+    """Keeps all dims but the last ``count``, which get a new fixed size: pools, interpolation, spatial padding.
+
+    ``mixes``: the operator also works across channels (local response norm), which keeps sizes but not functions.
+    """
+
+    count: int
+
+    def depth(self, call: Call) -> Value:
+        return each(call.out_shapes, lambda shape: self._one(call, shape))
+
+    def _one(self, call: Call, shape: tuple[int, ...]) -> Tensor:
+        dims = call.dims()
+        count = self.count or len(dims) - 2
+        call.freeze(*dims[len(dims) - count :], because="works along a dim that holds channels")
+        return Tensor((*dims[: len(dims) - count], *((n,) for n in shape[len(dims) - count :])))
+
+    def labels(self, call: MarkCall) -> Any:
+        ndim = len(call.shape())
+        count = self.count or ndim - 2
+        last = tuple(range(ndim - count, ndim))
+        fields = {d: call.marker.collapse(f, last) for d, f in call.fields().items() if d not in last}
+        return each(call.out, lambda _: fields)
+
+
+@dataclasses.dataclass(frozen=True)
+class Mixing(Rule):
+    """Keeps all dims but mixes values along ``dim`` (softmax, cumsum, local response norm, normalize)."""
+
+    axis: int | None = None
+
+    def depth(self, call: Call) -> Value:
+        dims = call.dims()
+        axis = self.axis
+        if axis is None:
+            axis = call.axis() if call.raw("dim") is not None else 1 % len(dims)
+        call.mixes(dims[axis])
+        return Tensor(dims)
+
+    def labels(self, call: MarkCall) -> Any:
+        return call.fields()
+
+
+class Summation(Rule):
+    """Element-wise on several tensors: their dims are tied; a dim of length 1 broadcasts and ties nothing."""
+
+    kind: ClassVar[NodeKind] = "summation"
+
+    def depth(self, call: Call) -> Value:
+        operands = [v for v in map(call.value, call.node.all_input_nodes) if isinstance(v, Tensor)]
+        if not operands:
+            return self._on_numbers(call)
+        ndim = len(call.shape)
+        out: list[Dim] = []
+        for axis in range(-ndim, 0):
+            dims = [v.dims[axis] for v in operands if len(v.dims) >= -axis]
+            wide = [dim for dim in dims if call.size(dim) != 1]
+            if wide:
+                call.freeze(*(d for d in dims if call.size(d) == 1), because="broadcasts one channel")
+            for dim in (wide or dims)[1:]:
+                call.tie((wide or dims)[0], dim)
+            out.append(next((d for d in wide if not is_fixed(d)), (wide or dims)[0]))
+        return Tensor(tuple(out))
+
+    def _on_numbers(self, call: Call) -> Value:
+        numbers = [call.value(a) for a in call.node.args]
+        call.freeze(*dims_in(numbers), because="computes with a channel count in a way that is not followed")
+        return fixed_like(call.node.meta["val"])
+
+    def labels(self, call: MarkCall) -> Any:
+        if not isinstance(call.result, Tensor):
+            return None
+        ndim = len(call.result.dims)
+        out: Fields = {}
+        for node in call.node.all_input_nodes:
+            shape = call.shape_of(node)
+            for dim, field in call.fields_of(node).items():
+                axis = dim + ndim - len(shape)
+                if shape[dim] == 1 and call.out[axis] != 1:
+                    continue
+                field = field.reshape((1,) * (ndim - len(shape)) + field.shape)
+                if axis in out:
+                    call.marker.link(out[axis], field)
+                else:
+                    out[axis] = field
+        return out
+
+
+@dataclasses.dataclass(frozen=True)
+class Reduce(Rule):
+    """Reduces over dims (mean, sum, max ...); without a dim, over all of them."""
+
+    def _axes(self, call: Call | MarkCall, ndim: int) -> tuple[int, ...]:
+        dim = call.number("dim")
+        if dim is None or dim == []:
+            return tuple(range(ndim))
+        if isinstance(dim, int):
+            dim = (dim,)
+        if not all(isinstance(d, int) for d in dim):
+            raise NoRule("reduces between two tensors")
+        return tuple(d % ndim for d in dim)
+
+    def depth(self, call: Call) -> Value:
+        dims = call.dims()
+        if isinstance(call.raw("dim"), torch.fx.Node) and isinstance(call.operand("dim"), Tensor):
+            return Summation().depth(call)  # torch.max(a, b)
+        axes = self._axes(call, len(dims))
+        keep = bool(call.number("keepdim"))
+        for axis in axes:
+            if not is_fixed(dims[axis]):
+                call.mixes(dims[axis])
+        out = tuple(((1,) if axis in axes else dim) for axis, dim in enumerate(dims) if keep or axis not in axes)
+        return each(call.out_shapes, lambda _: Tensor(out))
+
+    def labels(self, call: MarkCall) -> Any:
+        if isinstance(call.raw("dim"), torch.fx.Node):
+            return Summation().labels(call)
+        ndim = len(call.shape())
+        axes = self._axes(call, ndim)
+        keep = bool(call.number("keepdim"))
+        out: Fields = {}
+        for dim, field in call.fields().items():
+            field = call.marker.collapse(field, axes)
+            if dim in axes:
+                continue
+            if keep:
+                out[dim] = field
+            else:
+                shape = [n for axis, n in enumerate(field.shape) if axis not in axes]
+                out[dim - sum(axis < dim for axis in axes)] = field.reshape(shape)
+        return each(call.out, lambda _: out)
+
+
+class MatMul(Rule):
+    """torch.matmul, bmm, ``@``: the inner dims are tied and summed over, the outer ones carry on."""
+
+    kind: ClassVar[NodeKind] = "summation"
+
+    def depth(self, call: Call) -> Value:
+        a, b = call.dims(), call.dims("other")
+        if len(a) < 2 or len(b) < 2:
+            raise NoRule("a product with a vector")
+        call.tie(a[-1], b[-2])
+        call.mixes(a[-1])
+        batch: list[Dim] = []
+        for axis in range(max(len(a), len(b)), 2, -1):
+            dims = [t[len(t) - axis] for t in (a, b) if len(t) >= axis]
+            wide = [dim for dim in dims if call.size(dim) != 1]
+            for dim in wide[1:]:
+                call.tie(wide[0], dim)
+            batch.append((wide or dims)[0])
+        call.count(1, *batch, a[-2], a[-1], b[-1])
+        return Tensor((*batch, a[-2], b[-1]))
+
+    def labels(self, call: MarkCall) -> Any:
+        marker = call.marker
+        a, b = call.fields(), call.fields("other")
+        na, nb = len(call.shape()), len(call.shape("other"))
+        ndim = len(call.out)
+        if na - 1 in a and nb - 2 in b:
+            marker.link(marker.line(a[na - 1], na - 1), marker.line(b[nb - 2], nb - 2))
+        out: Fields = {}
+        for fields, n, summed in ((a, na, na - 1), (b, nb, nb - 2)):
+            for dim, field in fields.items():
+                if dim == summed:
+                    continue
+                axis = dim + ndim - n
+                labels = call.spread(marker.line(field, dim), axis, ndim)
+                if axis in out:
+                    marker.link(out[axis], labels)
+                else:
+                    out[axis] = labels
+        return out

@@ -1,0 +1,589 @@
+"""Operators that move data: concatenations, splits, slices, permutations, reshapes and the like."""
+
+from __future__ import annotations
+
+import dataclasses
+from fractions import Fraction
+from typing import Any, ClassVar, Literal
+
+import torch
+
+from conet_fx.passes.call import Call, Int, NoRule, Tensor, Value, fixed_like, product
+from conet_fx.passes.depth import Dim, is_fixed
+from conet_fx.passes.labels import Fields, MarkCall
+from conet_fx.passes.rules.base import NodeKind, Rule
+
+
+@dataclasses.dataclass(frozen=True)
+class Concatenation(Rule):
+    """torch.cat: the dims are joined along ``dim`` and tied along the others."""
+
+    kind: ClassVar[NodeKind] = "concatenation"
+
+    def depth(self, call: Call) -> Value:
+        operands = [v for v in call.operand("tensors") if not (isinstance(v, Tensor) and v.dims == ((),))]
+        if not operands or not all(isinstance(v, Tensor) for v in operands):
+            raise NoRule("what it joins is not a list of tensors")
+        axis = int(call.number("dim")) % len(operands[0].dims)
+        joined: Dim = ()
+        for operand in operands:
+            joined = (*joined, *operand.dims[axis])
+        if call.options.tie_concat and not is_fixed(joined):
+            slots = tuple(part for part in joined if not isinstance(part, int))
+            call.depths.proportion([slots], call.why)
+        dims = list(operands[0].dims)
+        for index, dim in enumerate(dims):
+            if index != axis:
+                for operand in operands[1:]:
+                    call.tie(dim, operand.dims[index])
+        dims[axis] = joined
+        return Tensor(tuple(dims))
+
+    def labels(self, call: MarkCall) -> Any:
+        operands = call.raw("tensors")
+        ndim = len(call.out)
+        axis = int(call.number("dim")) % ndim
+        out: Fields = {}
+        for dim, parts in enumerate(call.result.dims):
+            if is_fixed(parts):
+                continue
+            fields = []
+            for index, node in enumerate(operands):
+                field = call.fields_of(node).get(dim)
+                if field is None and dim == axis:
+                    length = call.shape_of(node)[dim]
+                    labels = call.marker.fresh(f"{call.node.name}/{index}", length)
+                    field = call.spread(labels, dim, ndim)
+                if field is not None:
+                    fields.append((field, call.shape_of(node)))
+            if dim != axis:
+                for other, _ in fields[1:]:
+                    call.marker.link(call.marker.collapse(fields[0][0], (axis,)), call.marker.collapse(other, (axis,)))
+                out[dim] = call.marker.collapse(fields[0][0], (axis,))
+                continue
+            widths = [max(f.shape[d] for f, _ in fields) for d in range(ndim)]
+            aligned = []
+            for field, shape in fields:
+                widths[axis] = shape[axis]
+                aligned.append(field.expand(widths))
+            out[dim] = torch.cat(aligned, axis)
+        return out
+
+
+class Stack(Rule):
+    """torch.stack: a new fixed dim; the others are tied."""
+
+    kind: ClassVar[NodeKind] = "summation"
+
+    def depth(self, call: Call) -> Value:
+        operands = call.operand("tensors")
+        if not isinstance(operands, list) or not all(isinstance(v, Tensor) for v in operands):
+            raise NoRule("what it stacks is not a list of tensors")
+        dims = list(operands[0].dims)
+        for other in operands[1:]:
+            for a, b in zip(dims, other.dims, strict=True):
+                call.tie(a, b)
+        dims.insert(int(call.number("dim")) % (len(dims) + 1), (len(operands),))
+        return Tensor(tuple(dims))
+
+    def labels(self, call: MarkCall) -> Any:
+        axis = int(call.number("dim")) % len(call.out)
+        out: Fields = {}
+        for node in call.raw("tensors"):
+            for dim, field in call.fields_of(node).items():
+                target = dim + (dim >= axis)
+                if target in out:
+                    call.marker.link(out[target], field.unsqueeze(axis))
+                else:
+                    out[target] = field.unsqueeze(axis)
+        return out
+
+
+class Chunk(Rule):
+    """chunk and tensor_split into equal pieces."""
+
+    def depth(self, call: Call) -> Value:
+        dims, axis = call.dims(), call.axis()
+        results = call.node.meta["val"]
+        if is_fixed(dims[axis]):
+            return [_with(dims, axis, (r.shape[axis],)) for r in results]
+        count = call.number("chunks")
+        if not isinstance(count, int):
+            raise NoRule("sections that are given as offsets")
+        return [_with(dims, axis, piece) for piece in call.depths.pieces(dims[axis], count, call.why)]
+
+
+class Split(Rule):
+    """split by a size or a list of sizes."""
+
+    def depth(self, call: Call) -> Value:
+        dims, axis = call.dims(), call.axis()
+        lengths = [r.shape[axis] for r in call.node.meta["val"]]
+        if is_fixed(dims[axis]):
+            return [_with(dims, axis, (n,)) for n in lengths]
+        given = call.raw("sizes")
+        if isinstance(given, (tuple, list)):
+            pieces = _cut(call, dims[axis], lengths, [call.value(g) for g in given])
+            for index, piece in enumerate(pieces):
+                call.rewrite("sizes", piece, index)
+        elif len(set(lengths)) == 1:
+            pieces = call.depths.pieces(dims[axis], len(lengths), call.why)
+            call.rewrite("sizes", pieces[0])
+        else:
+            call.freeze(dims[axis], because="splits into unequal pieces by one size")
+            pieces = [(n,) for n in lengths]
+        return [_with(dims, axis, piece) for piece in pieces]
+
+
+class Narrow(Rule):
+    """narrow(dim, start, length) and select(dim, index)."""
+
+    def depth(self, call: Call) -> Value:
+        dims, axis = call.dims(), call.axis()
+        if is_fixed(dims[axis]):
+            out = Tensor(tuple((n,) for n in call.shape))
+            keep = dims[:axis] + dims[axis + 1 :] if len(call.shape) < len(dims) else dims
+            return _with(keep, axis, out.dims[axis]) if len(keep) == len(dims) else Tensor(keep)
+        call.freeze(dims[axis], because="takes some channels by number")
+        if len(call.shape) < len(dims):
+            return Tensor(dims[:axis] + dims[axis + 1 :])
+        return _with(dims, axis, (call.shape[axis],))
+
+
+class Unbind(Rule):
+    """unbind along a dim without channels."""
+
+    def depth(self, call: Call) -> Value:
+        dims, axis = call.dims(), call.axis()
+        call.freeze(dims[axis], because="takes the channels apart one by one")
+        return [Tensor(dims[:axis] + dims[axis + 1 :]) for _ in call.node.meta["val"]]
+
+
+class GetItem(Rule):
+    """``x[...]``: an item of a tuple, or slices, numbers, None and index tensors on a tensor."""
+
+    def depth(self, call: Call) -> Value:
+        value = call.operand("input")
+        index = call.raw("index")
+        if not isinstance(value, Tensor):
+            if isinstance(value, (tuple, list)) and not isinstance(index, torch.fx.Node):
+                return value[index]
+            return (
+                value[call.number("index")] if isinstance(value, (tuple, list)) else fixed_like(call.node.meta["val"])
+            )
+        items, paths = (list(index), True) if isinstance(index, tuple) else ([index], False)
+        used = sum(item is not None and item is not Ellipsis for item in items)
+        dims = list(value.dims)
+        out: list[Dim] = []
+        axis = 0
+        tensors: list[int] = []
+        for position, item in enumerate(items):
+            where: tuple[int, ...] = (position,) if paths else ()
+            if item is None:
+                out.append((1,))
+            elif item is Ellipsis:
+                width = len(dims) - used
+                out += dims[axis : axis + width]
+                axis += width
+            elif isinstance(item, slice):
+                out.append(self._slice(call, dims[axis], item, where))
+                axis += 1
+            elif isinstance(call.concrete(item), torch.Tensor) or isinstance(item, (list, bool)):
+                call.freeze(dims[axis], because="picks channels by an index tensor")
+                tensors.append(len(out))
+                out += [(n,) for n in torch.as_tensor(call.concrete(item)).shape] if not tensors[1:] else []
+                axis += 1
+            else:
+                call.freeze(dims[axis], because="takes one channel by its number")
+                axis += 1
+        out += dims[axis:]
+        if len(out) != len(call.shape) or any(call.size(d) != n for d, n in zip(out, call.shape, strict=True)):
+            raise NoRule("this way of indexing")
+        return Tensor(tuple(out))
+
+    def _slice(self, call: Call, dim: Dim, item: slice, where: tuple[int, ...]) -> Dim:
+        size = call.size(dim)
+        bounds = slice(*(call.concrete(a) for a in (item.start, item.stop, item.step)))
+        start, stop, step = bounds.indices(size)
+        if step < 1:
+            raise NoRule("a slice with a step that is not positive")
+        stop = max(start, stop)
+        length = len(range(start, stop, step))
+        if is_fixed(dim) or (start, stop, step) == (0, size, 1):
+            if not is_fixed(dim) and item.stop is not None:
+                call.rewrite("index", dim, *where, "stop")
+            return dim if length == size else (length,)
+        if step > 1:
+            if (start, stop) != (0, size) and not (start < step and stop == size):
+                call.freeze(dim, because="takes every n-th channel of a range")
+                return (length,)
+            if item.stop is not None:
+                call.rewrite("index", dim, *where, "stop")
+            return call.depths.pieces(dim, step, call.why)[0] if size % step == 0 else _frozen(call, dim, length)
+        lengths = [start, stop - start, size - stop]
+        before, piece, _ = _cut(call, dim, lengths, [call.value(item.start), None, call.value(item.stop)])
+        if item.start is not None:
+            call.rewrite("index", before, *where, "start")
+        if item.stop is not None:
+            call.rewrite("index", (*before, *piece), *where, "stop")
+        return piece
+
+
+def _frozen(call: Call, dim: Dim, length: int) -> Dim:
+    call.freeze(dim, because="takes channels in a way that cannot follow another size")
+    return (length,)
+
+
+class Permute(Rule):
+    """permute, transpose, movedim, ``.T``, ``.mT``: found by moving the dims of a probe."""
+
+    def depth(self, call: Call) -> Value:
+        dims = call.dims()
+        probe = torch.empty(tuple(range(2, len(dims) + 2)), device="meta")
+        moved = _again(call, probe)
+        return Tensor(tuple(dims[n - 2] for n in moved.shape))
+
+
+class Squeeze(Rule):
+    """squeeze and unsqueeze: fixed dims of length 1 come and go."""
+
+    def depth(self, call: Call) -> Value:
+        dims = list(call.dims())
+        shape = call.shape
+        if len(shape) > len(dims):
+            dims.insert(call.axis(extra=1), (1,))
+            return Tensor(tuple(dims))
+        axes = call.number("dim")
+        axes = range(len(dims)) if axes is None else [axes] if isinstance(axes, int) else axes
+        gone = {axis % len(dims) for axis in axes if call.size(dims[axis % len(dims)]) == 1}
+        call.freeze(*(dims[axis] for axis in gone), because="removes the channel dim of one channel")
+        return Tensor(tuple(dim for axis, dim in enumerate(dims) if axis not in gone))
+
+
+class Reshape(Rule):
+    """view, reshape, flatten, unflatten: each smallest run of dims with equal products is followed by itself.
+
+    Within a run one dim may hold channels. Outer fixed dims tile it, inner ones repeat each channel, and a dim that
+    is taken apart again loses them. Which of several new dims grows is read off the integers in the graph (computed
+    from a size, or -1); where all are literals the largest one grows, the innermost among equals.
+    """
+
+    argument: ClassVar[str] = "shape"
+
+    def depth(self, call: Call) -> Value:
+        dims, shape = call.dims(), call.shape
+        before = [call.size(dim) for dim in dims]
+        out: list[Dim] = [(n,) for n in shape]
+        for inputs, outputs in _runs(before, shape):
+            movable = [axis for axis in inputs if not is_fixed(dims[axis])]
+            if not movable:
+                continue
+            if len(movable) > 1 or not outputs:
+                call.freeze(*(dims[axis] for axis in movable), because="merges two dims that hold channels")
+                continue
+            axis = movable[0]
+            wide = [o for o in outputs if shape[o] != 1]
+            target = wide[0] if len(wide) == 1 else self._growing(call, outputs, shape)
+            if target is None:
+                call.freeze(dims[axis], because="spreads the channels over several dims")
+                continue
+            outer_in = product([before[i] for i in inputs if i < axis])
+            inner_in = product([before[i] for i in inputs if i > axis])
+            outer_out = product([shape[o] for o in outputs if o < target])
+            inner_out = product([shape[o] for o in outputs if o > target])
+            out[target] = _refactor(call, dims[axis], outer_in, inner_in, outer_out, inner_out)
+            for o in outputs:
+                self._note(call, o, out[o])
+        return Tensor(tuple(out))
+
+    def _arguments(self, call: Call) -> list[Any] | None:
+        """The integers of the new shape, where the operator has them."""
+        try:
+            given = call.raw(self.argument)
+        except KeyError:
+            return None
+        return list(given) if isinstance(given, (tuple, list)) else None
+
+    def _first(self, call: Call) -> int:
+        return 0
+
+    def _growing(self, call: Call, outputs: list[int], shape: tuple[int, ...]) -> int | None:
+        arguments = self._arguments(call)
+        given: dict[int, Any] = {}
+        if arguments is not None and self._first(call) + len(arguments) <= len(shape):
+            given = {self._first(call) + i: a for i, a in enumerate(arguments)}
+        symbolic = [
+            o for o in outputs if isinstance(value := call.value(given.get(o)), Int) and not is_fixed(value.dim)
+        ]
+        if symbolic:
+            return symbolic[0] if len(symbolic) == 1 else None
+        inferred = [o for o in outputs if call.concrete(given.get(o)) == -1]
+        if inferred:
+            return inferred[0]
+        return max(outputs, key=lambda o: (shape[o], o))
+
+    def _note(self, call: Call, axis: int, dim: Dim) -> None:
+        arguments = self._arguments(call)
+        index = axis - self._first(call)
+        if arguments is None or not 0 <= index < len(arguments):
+            return
+        if call.concrete(arguments[index]) != -1:
+            call.rewrite(self.argument, dim, index)
+
+
+class Unflatten(Reshape):
+    """unflatten(dim, sizes)."""
+
+    argument: ClassVar[str] = "sizes"
+
+    def _first(self, call: Call) -> int:
+        return call.axis()
+
+
+class ReshapeModule(Reshape):
+    """nn.Flatten."""
+
+    def _arguments(self, call: Call) -> list[Any] | None:
+        return None
+
+
+@dataclasses.dataclass(frozen=True)
+class Rescale(Rule):
+    """Moves channels to space or back: dim ``axis`` grows by ``factor(call)``, the dims after it are fixed."""
+
+    way: Literal["shuffle", "unshuffle", "fold", "unfold"]
+
+    def _factor(self, call: Call) -> Fraction:
+        def read(name: str) -> Any:
+            return getattr(call.module, name) if call.node.op == "call_module" else call.number(name)
+
+        if self.way == "shuffle":
+            return Fraction(1, read("upscale_factor" if call.node.op == "call_module" else "factor") ** 2)
+        if self.way == "unshuffle":
+            return Fraction(read("downscale_factor" if call.node.op == "call_module" else "factor") ** 2)
+        kernel = read("kernel_size")
+        taps = kernel**2 if isinstance(kernel, int) else product(kernel)
+        return Fraction(taps) if self.way == "unfold" else Fraction(1, taps)
+
+    def depth(self, call: Call) -> Value:
+        dims, shape = call.dims(), call.shape
+        spatial = 2 if self.way in ("shuffle", "unshuffle") else 1 if self.way == "fold" else 2
+        axis = len(dims) - spatial - 1
+        call.freeze(*dims[axis + 1 :], because="moves channels to a dim that holds channels")
+        channels = call.depths.scale(dims[axis], self._factor(call), call.why)
+        return Tensor((*dims[:axis], channels, *((n,) for n in shape[axis + 1 :])))
+
+
+class ChannelShuffle(Rule):
+    """nn.ChannelShuffle: the rows are equally long, then interleaved."""
+
+    def depth(self, call: Call) -> Value:
+        dims = call.dims()
+        groups = call.module.groups if call.node.op == "call_module" else call.number("groups")
+        row = call.depths.pieces(dims[1], groups, call.why)[0]
+        return Tensor((dims[0], call.depths.scale(row, groups, call.why), *dims[2:]))
+
+
+class Expand(Rule):
+    """expand, expand_as, broadcast_to: a dim of length 1 takes the length asked for."""
+
+    def depth(self, call: Call) -> Value:
+        dims, shape = call.dims(), call.shape
+        if "other" in call._arguments:
+            like = call.dims("other")
+            return Tensor(_tie_or_take(call, dims, like))
+        given = list(call.raw("sizes")) if isinstance(call.raw("sizes"), (tuple, list)) else None
+        out: list[Dim] = []
+        for axis, length in enumerate(shape):
+            own = dims[axis - (len(shape) - len(dims))] if axis >= len(shape) - len(dims) else (1,)
+            wanted = call.value(given[axis]) if given is not None else None
+            if call.size(own) == length:
+                dim = own
+            elif isinstance(wanted, Int) and not is_fixed(wanted.dim):
+                dim = wanted.dim
+            else:
+                dim = call.depths.new(length) if given is not None else (length,)
+            if given is not None and call.concrete(given[axis]) != -1:
+                call.rewrite("sizes", dim, axis)
+            out.append(dim)
+        return Tensor(tuple(out))
+
+    def labels(self, call: MarkCall) -> Any:
+        fields = call.fields()
+        shift = len(call.out) - len(call.shape())
+        out = {d + shift: f.reshape((1,) * shift + f.shape) for d, f in fields.items()}
+        other = call._arguments.get("other")
+        for dim, parts in enumerate(call.result.dims):
+            if is_fixed(parts) or dim in out:
+                continue
+            like = call.fields_of(other).get(dim) if other is not None else None
+            if like is None:
+                like = call.spread(call.marker.fresh(f"{call.node.name}/{dim}", call.out[dim]), dim, len(call.out))
+            out[dim] = like
+        return out
+
+
+class Create(Rule):
+    """zeros, ones, full, empty, new_zeros ...: every length given follows what the tensor meets."""
+
+    def depth(self, call: Call) -> Value:
+        given = call.raw("sizes")
+        dims: list[Dim] = []
+        for axis, length in enumerate(call.shape):
+            value = call.value(given[axis]) if isinstance(given, (tuple, list)) else None
+            if isinstance(value, Int) and not is_fixed(value.dim):
+                dims.append(value.dim)
+            elif isinstance(value, Int) and length > 1:
+                dims.append(call.depths.new(length))
+                call.rewrite("sizes", dims[-1], axis)
+            else:
+                dims.append((length,))
+        return Tensor(tuple(dims))
+
+    def labels(self, call: MarkCall) -> Any:
+        return {
+            dim: call.spread(call.marker.fresh(f"{call.node.name}/{dim}", call.out[dim]), dim, len(call.out))
+            for dim, parts in enumerate(call.result.dims)
+            if not is_fixed(parts)
+        }
+
+
+class Tile(Rule):
+    """repeat and tile: the dim comes several times, end to end."""
+
+    def depth(self, call: Call) -> Value:
+        dims, shape = call.dims(), call.shape
+        shift = len(shape) - len(dims)
+        given = call.concrete(call.raw("sizes"))
+        if given is None or len(given) != len(shape):
+            raise NoRule("fewer counts than dims")
+        out: list[Dim] = [(n,) for n in shape]
+        for axis, dim in enumerate(dims):
+            if not is_fixed(dim):
+                out[axis + shift] = dim * given[axis + shift]
+        return Tensor(tuple(out))
+
+
+@dataclasses.dataclass(frozen=True)
+class Pad(Rule):
+    """F.pad: fixed channels before and after where the channel axis is padded with a constant."""
+
+    def depth(self, call: Call) -> Value:
+        dims = list(call.dims())
+        pads = call.concrete(call.raw("pad"))
+        for index in range(len(pads) // 2):
+            low, high = pads[2 * index], pads[2 * index + 1]
+            axis = len(dims) - 1 - index
+            if (low, high) == (0, 0):
+                continue
+            if not is_fixed(dims[axis]) and (low < 0 or high < 0 or call.number("mode") != "constant"):
+                call.freeze(dims[axis], because="pads the channels")
+            if is_fixed(dims[axis]):
+                dims[axis] = (call.shape[axis],)
+            else:
+                dims[axis] = (low, *dims[axis], high)
+        return Tensor(tuple(dims))
+
+    def labels(self, call: MarkCall) -> Any:
+        return call.moved()
+
+
+class SameShape(Rule):
+    """roll, flip: moves data, keeps every size."""
+
+    def depth(self, call: Call) -> Value:
+        dims = call.dims()
+        axes = call.number("dim")
+        axes = [axes] if isinstance(axes, int) else axes or range(len(dims))
+        call.freeze(*(dims[a % len(dims)] for a in axes), because="changes the order of channels")
+        return Tensor(dims)
+
+
+def _with(dims: tuple[Dim, ...], axis: int, dim: Dim) -> Tensor:
+    return Tensor((*dims[:axis], dim, *dims[axis + 1 :]))
+
+
+def _tie_or_take(call: Call, dims: tuple[Dim, ...], like: tuple[Dim, ...]) -> tuple[Dim, ...]:
+    shift = len(like) - len(dims)
+    for axis, dim in enumerate(dims):
+        if call.size(dim) == call.size(like[axis + shift]):
+            call.tie(dim, like[axis + shift])
+    return like
+
+
+def _again(call: Call, tensor: torch.Tensor) -> torch.Tensor:
+    """The operator of ``call`` on another tensor."""
+    args = [call.concrete(a) for a in call.node.args[1:]]
+    kwargs = {k: call.concrete(v) for k, v in call.node.kwargs.items() if k != "input"}
+    if call.node.op == "call_method":
+        result = getattr(tensor, str(call.node.target))(*args, **kwargs)
+    else:
+        assert callable(call.node.target)
+        result = call.node.target(tensor, *args, **kwargs)
+    assert isinstance(result, torch.Tensor)
+    return result
+
+
+def _cut(call: Call, dim: Dim, lengths: list[int], given: list[Value]) -> list[Dim]:
+    """Pieces of the given present lengths: independent where their sizes are literals, in proportion where computed."""
+    symbolic = any(isinstance(v, Int) and not is_fixed(v.dim) for v in given)
+    total = call.size(dim)
+    if symbolic:
+        ends = [sum(lengths[: i + 1]) for i in range(len(lengths) - 1)]
+        bounds = {call.size(dim[:i]) for i in range(len(dim) + 1)}
+        if not set(ends) <= bounds:
+            call.depths.proportion([dim], call.why)
+            return [call.depths.scale(dim, Fraction(n, total), call.why) if n else () for n in lengths]
+    offsets: list[int] = []
+    position = 0
+    for length in lengths[:-1]:
+        position += length
+        offsets.append(position)
+    inner = [o for o in dict.fromkeys(offsets) if 0 < o < total]
+    cuts = iter(call.depths.cut(dim, inner, call.why))
+    return [next(cuts) if length else () for length in lengths]
+
+
+def _runs(before: list[int], after: tuple[int, ...]) -> list[tuple[list[int], list[int]]]:
+    """The smallest runs of dims with equal products on both sides of a reshape."""
+    runs: list[tuple[list[int], list[int]]] = []
+    i = j = 0
+    while i < len(before) or j < len(after):
+        inputs, outputs = [], []
+        left = right = 1
+        if i < len(before):
+            inputs.append(i)
+            left *= before[i]
+            i += 1
+        if j < len(after):
+            outputs.append(j)
+            right *= after[j]
+            j += 1
+        while left != right or not inputs or not outputs:
+            if (left < right or not inputs) and i < len(before):
+                inputs.append(i)
+                left *= before[i]
+                i += 1
+            elif j < len(after):
+                outputs.append(j)
+                right *= after[j]
+                j += 1
+            else:
+                break
+        runs.append((inputs, outputs))
+    return runs
+
+
+def _refactor(call: Call, dim: Dim, outer_in: int, inner_in: int, outer_out: int, inner_out: int) -> Dim:
+    """A run ``outer_in x dim x inner_in`` seen as ``outer_out x result x inner_out``."""
+    depths = call.depths
+    if outer_out % outer_in == 0:
+        rows = outer_out // outer_in
+        if rows > 1:
+            dim = depths.pieces(dim, rows, call.why)[0]
+    elif outer_in % outer_out == 0:
+        dim = dim * (outer_in // outer_out)
+    else:
+        depths.proportion([dim], call.why)
+        return depths.scale(dim, Fraction(outer_in * inner_in, outer_out * inner_out), call.why)
+    return depths.scale(dim, Fraction(inner_in, inner_out), call.why)

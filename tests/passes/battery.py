@@ -1,0 +1,218 @@
+"""What must hold for every network that can be traced: the invariants of DESIGN 4, checked on one model.
+
+:func:`check_everything` is the judge of all test networks. It never looks at how a plan was found, only at what the plan
+promises: sizes, costs, gradients, and that inherited weights keep the function.
+"""
+
+from __future__ import annotations
+
+import copy
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import fx, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+import conet_fx
+from conet_fx.plan import ChannelGroup, ChannelPlan
+
+TOLERANCE = 1e-9  # float64, relative to the largest output
+
+
+def call(module: nn.Module, inputs: Any) -> Any:
+    """``module`` on inputs in any form that ``analyze`` takes."""
+    if isinstance(inputs, Mapping):
+        return module(**inputs)
+    return module(*inputs) if isinstance(inputs, (tuple, list)) else module(inputs)
+
+
+def tensors(nest: Any) -> Iterator[torch.Tensor]:
+    """All tensors in a nest of tuples, lists and dicts."""
+    if isinstance(nest, torch.Tensor):
+        yield nest
+    elif isinstance(nest, (tuple, list)):
+        for item in nest:
+            yield from tensors(item)
+    elif isinstance(nest, Mapping):
+        for item in nest.values():
+            yield from tensors(item)
+
+
+def mapped(nest: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> Any:
+    """The nest with every tensor changed."""
+    if isinstance(nest, torch.Tensor):
+        return change(nest)
+    if isinstance(nest, (tuple, list)):
+        return type(nest)(mapped(item, change) for item in nest)
+    return {key: mapped(item, change) for key, item in nest.items()} if isinstance(nest, Mapping) else nest
+
+
+@torch.no_grad()
+def randomise(model: nn.Module, seed: int = 0) -> None:
+    """Make norm statistics, affine parameters and constants (layer scales) random, so that mistakes show."""
+    generator = torch.Generator().manual_seed(seed)
+    for buffer in model.buffers():
+        if buffer.is_floating_point() and buffer.numel():
+            buffer.copy_(torch.rand(buffer.shape, generator=generator) + 0.5)
+    for parameter in model.parameters():
+        if parameter.numel() > 1 and bool((parameter == parameter.flatten()[0]).all()):
+            parameter.copy_(torch.rand(parameter.shape, generator=generator) + 0.5)
+
+
+def random_sizes(groups: Sequence[ChannelGroup], low: float, high: float, seed: int) -> dict[str, int]:
+    """A random allowed size between ``low`` and ``high`` times the present one for each group."""
+    generator = random.Random(seed)
+    sizes = {}
+    for group in groups:
+        first = max(group.minimum, int(group.size * low) // group.quantum * group.quantum)
+        last = max(first, int(group.size * high) // group.quantum * group.quantum)
+        sizes[group.name] = generator.randrange(first, last + 1, group.quantum)
+    return sizes
+
+
+def check_everything(
+    model: nn.Module,
+    inputs: Any,
+    *,
+    seeds: Sequence[int] = (0, 1, 2),
+    alone: bool = True,
+    double: bool = True,
+    **options: bool,
+) -> ChannelPlan:
+    """Every invariant on ``model``; returns its plan. ``options`` go to ``analyze``; ``alone`` also resizes each group
+    by itself. The model is taken as it is: its mode is the mode of the plan.
+    """
+    plan = check_caller_is_untouched(model, inputs, **options)
+    check_identity(model, plan, inputs)
+    for seed in seeds:
+        check_resized(plan, random_sizes(plan.free, 0.3, 2, seed), inputs)
+    if alone:
+        for group in plan.free:
+            check_resized(plan, {group.name: group.size + group.quantum}, inputs)
+            check_resized(plan, {group.name: group.minimum}, inputs)
+    model = copy.deepcopy(model)
+    randomise(model)
+    if double:
+        model, inputs = model.double(), mapped(inputs, lambda t: t.double() if t.is_floating_point() else t)
+    plan = conet_fx.analyze(model, inputs, **options)
+    for seed in seeds:
+        check_growing_keeps_the_function(model, plan, inputs, seed)
+        check_shrinking_masks(model, plan, inputs, seed)
+    return plan
+
+
+def check_caller_is_untouched(model: nn.Module, inputs: Any, **options: bool) -> ChannelPlan:
+    """The plan, after which state, modes, hooks and random state of the caller are what they were."""
+    state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    identity = [id(p) for p in (*model.parameters(), *model.buffers())]
+    modes = [module.training for module in model.modules()]
+    torch_state, python_state = torch.get_rng_state(), random.getstate()
+    plan = conet_fx.analyze(model, inputs, **options)
+    assert torch.equal(torch.get_rng_state(), torch_state)
+    assert random.getstate() == python_state
+    plan.resize(random_sizes(plan.free, 0.5, 2, seed=9), init="inherit")
+    assert [module.training for module in model.modules()] == modes
+    assert [id(p) for p in (*model.parameters(), *model.buffers())] == identity
+    assert all(torch.equal(tensor, state[name]) for name, tensor in model.state_dict().items())
+    assert all(p.grad is None for p in model.parameters())
+    return plan
+
+
+def check_identity(model: nn.Module, plan: ChannelPlan, inputs: Any) -> None:
+    """The traced module and a resize to the present sizes give the bits of the original."""
+    resized = plan.resize({}, init="inherit")
+    assert list(resized.state_dict()) == list(plan.trace.graph_module.state_dict())
+    assert set(resized.state_dict()) <= set(model.state_dict()) | set(plan.trace.graph_module.state_dict())
+    for module in (plan.trace.graph_module, resized):
+        expected, got = outputs(model, inputs), outputs(module, inputs)
+        assert len(expected) == len(got)
+        assert all(torch.equal(a, b) for a, b in zip(expected, got, strict=True))
+
+
+def check_resized(plan: ChannelPlan, sizes: Mapping[str, int], inputs: Any) -> None:
+    """The resized module runs forward and backward in both modes, and costs what the plan says."""
+    resized = plan.resize(sizes)
+    resized.graph.lint()
+    cost = plan.cost(sizes)
+    assert sum(p.numel() for p in resized.parameters()) == cost.params, sizes
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        call(copy.deepcopy(resized).train(plan.trace.graph_module.training), inputs)
+    assert counter.get_total_flops() // 2 == cost.macs, sizes
+    modes = (plan.trace.graph_module.training,) if plan.trace.mode_dependent else (False, True)
+    for training in modes:
+        expected = gradients(plan.trace.graph_module, inputs, training)
+        assert gradients(resized, inputs, training) == expected, sizes
+
+
+def check_growing_keeps_the_function(model: nn.Module, plan: ChannelPlan, inputs: Any, seed: int) -> None:
+    """New channels enter with zero reader weights: outputs stay, where no operator mixes channels."""
+    sizes = random_sizes([g for g in plan.free if not g.mixed_by], 1, 2, seed)
+    close(plan.resize(sizes, init="inherit"), model, inputs)
+
+
+def check_shrinking_masks(model: nn.Module, plan: ChannelPlan, inputs: Any, seed: int) -> None:
+    """A shrunken module equals the original whose readers ignore the channels that went."""
+    sizes = random_sizes([g for g in plan.free if not g.mixed_by], 0.3, 1, seed)
+    resized = plan.resize(sizes, init="inherit")
+    close(resized, masked(plan, resized), inputs)
+
+
+@torch.no_grad()
+def masked(plan: ChannelPlan, resized: fx.GraphModule) -> fx.GraphModule:
+    """The traced module with zero weights wherever it reads a channel that ``resized`` does not have."""
+    module = copy.deepcopy(plan.trace.graph_module)
+    kept = resized.meta["conet_fx"]["kept"]
+    for path, role in plan.facts.reading:
+        if (path, role) not in kept:
+            continue
+        owner = module
+        for name in path.split("."):
+            owner = getattr(owner, name)
+        positions = kept[path, role]
+        if isinstance(owner, torch.Tensor):
+            zero_others(owner, int(role), positions)
+        elif isinstance(owner, nn.Linear):
+            zero_others(owner.weight, 1, positions)
+        elif owner.transposed:
+            zero_others(owner.weight, 0, positions)
+        else:
+            blocks = owner.groups
+            present = torch.zeros(owner.in_channels, dtype=torch.bool)
+            present[positions[positions >= 0]] = True
+            for weight, here in zip(owner.weight.chunk(blocks), present.chunk(blocks), strict=True):
+                zero_others(weight, 1, here.nonzero().flatten())
+    return module
+
+
+def zero_others(weight: torch.Tensor, axis: int, kept: torch.Tensor) -> None:
+    """Zero every slice of ``weight`` along ``axis`` but the kept ones."""
+    gone = torch.ones(weight.shape[axis], dtype=torch.bool)
+    gone[kept[kept >= 0]] = False
+    weight.transpose(0, axis)[gone] = 0
+
+
+def close(a: nn.Module, b: nn.Module, inputs: Any) -> None:
+    """Both modules give the same outputs in eval mode, up to rounding."""
+    for got, expected in zip(outputs(a, inputs), outputs(b, inputs), strict=True):
+        assert got.shape == expected.shape
+        scale = float(expected.abs().max()) if expected.numel() else 1.0
+        tolerance = TOLERANCE if expected.dtype == torch.float64 else 1e-4
+        assert float((got - expected).abs().max()) <= tolerance * max(scale, 1e-3)
+
+
+@torch.no_grad()
+def outputs(module: nn.Module, inputs: Any) -> list[torch.Tensor]:
+    """Output tensors in eval mode (in the given mode where ``module`` is not a whole in eval), module left as it was."""
+    torch.manual_seed(0)
+    return list(tensors(call(copy.deepcopy(module).eval(), inputs)))
+
+
+def gradients(module: nn.Module, inputs: Any, training: bool) -> set[str]:
+    """Names of the parameters that get a gradient."""
+    module = copy.deepcopy(module).train(training)
+    out = [t for t in tensors(call(module, inputs)) if t.requires_grad]
+    if out:
+        torch.stack([t.sum() for t in out]).sum().backward()
+    return {name for name, p in module.named_parameters() if p.grad is not None}
