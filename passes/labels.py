@@ -129,8 +129,21 @@ class MarkCall:
         return self.fields_of(self._arguments[name])
 
     def fields_of(self, argument: Any) -> Fields:
-        fields = self._env.get(argument, {}) if isinstance(argument, fx.Node) else {}
-        return fields if isinstance(fields, dict) else {}
+        """Labels of an argument: one field for each of its dims that holds a depth, none for anything else."""
+        if not isinstance(argument, fx.Node):
+            return {}
+        fields = self._env[argument] or {}
+        value = self.facts.values[self._twin(argument)]
+        dims = value.dims if isinstance(value, Tensor) else ()
+        expected = {dim for dim, parts in enumerate(dims) if not is_fixed(parts)}
+        if not isinstance(fields, dict) or set(fields) != expected:
+            raise AssertionError(f"{argument.name} has labels along {list(fields)}, expected {sorted(expected)}")
+        return fields
+
+    def item(self, name: str, index: Any) -> Any:
+        """Labels of one item of an operand that is a tuple of tensors; None for an item of a shape."""
+        fields = self._env[self._arguments[name]]
+        return fields[index] if isinstance(fields, list) else None
 
     def shape(self, name: str = "input") -> tuple[int, ...]:
         return self.shape_of(self._arguments[name])

@@ -201,6 +201,11 @@ class GetItem(Rule):
             raise NoRule("this way of indexing")
         return Tensor(tuple(out))
 
+    def labels(self, call: MarkCall) -> Any:
+        if isinstance(call.raw("input").meta["val"], torch.Tensor):
+            return call.moved()
+        return call.item("input", call.number("index"))
+
     def _slice(self, call: Call, dim: Dim, item: slice, where: tuple[int, ...]) -> Dim:
         size = call.size(dim)
         bounds = slice(*(call.concrete(a) for a in (item.start, item.stop, item.step)))
