@@ -2,7 +2,6 @@
 # Both need Python >= 3.11 and make, nothing else.
 PYTHON ?= python3
 VENV   ?= .venv
-RUN    ?= runs/digits
 PY     := $(VENV)/bin/python
 READY  := $(VENV)/.ready
 
@@ -22,7 +21,7 @@ $(READY): pyproject.toml setup.cfg
 	touch $@
 
 search: $(READY)
-	$(VENV)/bin/conet-fx search --arch resnet18_cifar --data digits --run $(RUN)
+	$(VENV)/bin/conet-fx search --arch resnet18_cifar --data digits
 
 test: lint types
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n $(JOBS) $(PYTEST_ARGS)

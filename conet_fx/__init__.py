@@ -1,7 +1,15 @@
 """conet-fx: find the right channel size for every layer of a CNN."""
 
+from conet_fx import probe, search
 from conet_fx.errors import ConetError, ConstraintError, RecipeError, ResizeError, SearchError, TraceError
+from conet_fx.optimize import optimize
 from conet_fx.plan import ChannelGroup, ChannelPlan, Cost, analyze
+from conet_fx.recipe import apply, load, save
+from conet_fx.search.config import SearchConfig
+from conet_fx.search.history import Trial
+from conet_fx.search.result import SearchResult
+
+__version__ = "0.1.0"
 
 __all__ = [
     "ChannelGroup",
@@ -11,7 +19,16 @@ __all__ = [
     "Cost",
     "RecipeError",
     "ResizeError",
+    "SearchConfig",
     "SearchError",
+    "SearchResult",
     "TraceError",
+    "Trial",
     "analyze",
+    "apply",
+    "load",
+    "optimize",
+    "probe",
+    "save",
+    "search",
 ]

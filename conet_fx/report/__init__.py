@@ -1,9 +1,10 @@
 """What a search did and whether it paid off: tables and progress for the terminal, a page for the browser."""
 
+from conet_fx.report.collect import collect
 from conet_fx.report.page import page
 from conet_fx.report.progress import Progress
 from conet_fx.report.run import Run
 from conet_fx.report.tables import tables
 from conet_fx.report.verdict import verdict
 
-__all__ = ["Progress", "Run", "page", "tables", "verdict"]
+__all__ = ["Progress", "Run", "collect", "page", "tables", "verdict"]

@@ -14,7 +14,6 @@ follow the output gain of the last conv alone, these the mean of its two gains l
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from torch import nn
 from torch.optim import SGD

@@ -1,18 +1,18 @@
 """What to do with a channel group after a trial: grow, shrink or stop (paper Algorithm 2, Eq. 2 and 3).
 
-Pure functions on numbers and numpy arrays; they know modules by path only and nothing of graphs or training.
+Pure functions on numbers and numpy arrays; they know modules by their paths and nothing of graphs or training.
 
-Where the paper is silent the authors' code settles the rule (`channel_size_adjust_algorithm`): the very first decision
-never counts as a turn; a turn with phi < gamma stops for good, and halves phi like any other turn; rounding goes to
-the nearest multiple, a tie to the even one. It is left where it would be wrong in general: a slope is divided by
-t2 - t1 itself, not by t2 - t1 + 0.0001; bounds are multiples of what the group allows, so that clipping never
-breaks a quantum; and means are over the layers that a group really has, not over a table for three networks.
+Where the paper is silent, the authors' code (`channel_size_adjust_algorithm`) settles the rule: the first decision
+never counts as a turn; a turn with phi < gamma stops for good, and halves phi like any other; sizes are rounded to
+the nearest multiple. Three things differ from that code: a slope is divided by t2 - t1, not by t2 - t1 + 0.0001; the
+bounds are multiples of what the group allows, so that clipping never breaks a quantum; and means run over the layers
+that a group really has, not over tables for three networks.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -23,10 +23,12 @@ from conet_fx.probe import LayerMetrics
 from conet_fx.search.config import SearchConfig
 from conet_fx.search.history import Action
 
+_SIGNS: dict[Action | None, int] = {"expand": 1, "shrink": -1, "stop": 0, None: 0}
+
 
 @dataclasses.dataclass(frozen=True)
 class GroupState:
-    """What the search remembers of one channel group between trials. Fields may be arrays, one entry a group.
+    """What the search remembers of one channel group between trials; each field may be an array, one entry a group.
 
     `size` is in channels; `last_action` is None before the first decision; `phi` is the scale factor that the next
     decision starts from; `stopped` says that the group never changes again (its last action was "stop").
@@ -39,134 +41,115 @@ class GroupState:
 
 
 def decide(
-    state: GroupState,
-    slope: float,
-    condition: float,
-    config: SearchConfig,
-    *,
-    quantum: int = 1,
-    minimum: int = 1,
+    state: GroupState, slope: float, condition: float, config: SearchConfig, *, quantum: int = 1, minimum: int = 1
 ) -> GroupState:
-    """The state of a group after a trial (paper Algorithm 2, lines 6 to 20): one group, or arrays of groups.
+    """The state of a group after a trial (paper Algorithm 2): of one group, or of arrays of groups at once.
 
-    Expand; but shrink when (slope < delta or condition >= mu) and size > lowest, or when size > highest. If that
-    turns back on the last action, stop for good when phi < gamma, and halve phi. The new size is size * (1 + phi),
-    size * (1 - phi), or size when stopped, rounded to the nearest multiple of lcm(round_to, quantum) (a tie to the
-    even multiple) and clipped to [lowest, highest]: the smallest multiple not below min_channels and `minimum`, and
-    the largest not above max_channels; where no multiple lies between, both are the smallest.
+    Expand, but shrink if (slope < delta or condition >= mu) and size > lowest, or if size > highest. If that turns
+    back on the last action: stop for good if phi < gamma, and halve phi. The new size is size * (1 + phi), or
+    size * (1 - phi), or size, rounded to the nearest multiple of lcm(round_to, quantum) (a tie: to the even number of
+    multiples), then clipped to [lowest, highest]. Lowest is the smallest multiple that is neither below min_channels
+    nor below `minimum`, highest the largest that is not above max_channels, or lowest where that is larger.
 
     Args:
-        state: before the trial. Stopped groups come back unchanged.
-        slope: S of the group, Eq. 2, rank an epoch.
+        state: before the trial. A stopped group comes back unchanged.
+        slope: rank slope S of the group, Eq. 2, rank an epoch.
         condition: kappa of the group, Eq. 3, a ratio.
-        config: delta, mu, gamma, min_channels, max_channels and round_to are read.
-        quantum: sizes of this group must be multiples of it, channels.
-        minimum: the smallest size that this group allows, channels.
+        config: its delta, mu, gamma, min_channels, max_channels and round_to count.
+        quantum: the size must be a multiple of it, channels.
+        minimum: the smallest size that the group allows, channels.
 
     Raises:
-        ValueError: `slope` or `condition` is NaN: no threshold can be compared with it.
+        ValueError: `slope` or `condition` is NaN.
     """
     if np.isnan(slope).any() or np.isnan(condition).any():
-        raise ValueError(f"slope {slope} and condition {condition} must be numbers, not NaN: measure the group again")
+        raise ValueError(f"slope={slope} and condition={condition} cannot be NaN: check what the probe measured")
     size, phi = np.asarray(state.size), np.asarray(state.phi)
     last = np.vectorize(_SIGNS.__getitem__, otypes=[int])(state.last_action)
     multiple, lowest, highest = _bounds(config, quantum, minimum)
 
     weak = np.less(slope, config.delta) | np.greater_equal(condition, config.mu)
-    shrink = (weak & (size > lowest)) | (size > highest)
-    sign = np.where(shrink, -1, 1)
-    turned = last * sign < 0
+    sign = np.where((weak & (size > lowest)) | (size > highest), -1, 1)
+    turned = sign * last < 0
     stop = turned & (phi < config.gamma)
-    sign = np.where(stop, 0, sign)
     phi = np.where(turned, phi / 2, phi)
-    resized = np.rint(size * (1 + sign * phi) / multiple).astype(int) * multiple
-    resized = np.clip(resized, lowest, highest)
-    action = np.select([sign > 0, sign < 0], [_EXPAND, _SHRINK], _STOP)
+    sign = np.where(stop, 0, sign)
+    size = np.clip(np.rint(size * (1 + sign * phi) / multiple).astype(int) * multiple, lowest, highest)
+    action = np.select([sign > 0, sign < 0], ["expand", "shrink"], "stop")
 
     return GroupState(
-        size=_choose(state.stopped, state.size, resized),
-        last_action=_choose(state.stopped, state.last_action, action),
-        phi=_choose(state.stopped, state.phi, phi),
-        stopped=_choose(state.stopped, True, stop),
+        size=_plain(np.where(state.stopped, state.size, size)),
+        last_action=_plain(np.where(state.stopped, np.asarray(state.last_action, dtype=object), action)),
+        phi=_plain(np.where(state.stopped, state.phi, phi)),
+        stopped=_plain(np.where(state.stopped, True, stop)),
     )
 
 
 def reason(
-    state: GroupState,
-    slope: float,
-    condition: float,
-    config: SearchConfig,
-    *,
-    quantum: int = 1,
-    minimum: int = 1,
+    state: GroupState, slope: float, condition: float, config: SearchConfig, *, quantum: int = 1, minimum: int = 1
 ) -> str:
-    """Which thresholds acted in `decide` for one group, in words: "slope 0.0031 < delta 0.0075".
-
-    Arguments and raises as for `decide`, which takes the same `state`: the one before the trial.
-    """
+    """Which thresholds act when `decide` is called like this for one group, in words: "slope 0.0031 < delta 0.0075"."""
     after = decide(state, slope, condition, config, quantum=quantum, minimum=minimum)
     if state.stopped:
         return "stopped before"
     _, lowest, highest = _bounds(config, quantum, minimum)
-    weak = []
-    if slope < config.delta:
-        weak.append(f"slope {slope:.4g} < delta {config.delta:g}")
-    if condition >= config.mu:
-        weak.append(f"condition {condition:.4g} >= mu {config.mu:g}")
+    low_slope = f"slope {slope:.4g} < delta {config.delta:g}" if slope < config.delta else ""
+    high_condition = f"condition {condition:.4g} >= mu {config.mu:g}" if condition >= config.mu else ""
+    weak = " and ".join(filter(None, [low_slope, high_condition]))
     if state.size > highest:
         words = f"size {state.size} > max {highest}"
     elif not weak:
         words = f"slope {slope:.4g} >= delta {config.delta:g}, still rising"
     elif state.size > lowest:
-        words = " and ".join(weak)
+        words = weak
     else:
-        words = f"{' and '.join(weak)}, but size {state.size} <= min {lowest}"
+        words = f"{weak}, but size {state.size} is at min {lowest}"
     if after.stopped:
-        words += f"; turned back with phi {state.phi:g} < gamma {config.gamma:g}, stopped for good"
+        words += f"; turned back with phi {state.phi:g} < gamma {config.gamma:g}"
     elif after.phi != state.phi:
         words += f"; turned back, phi {state.phi:g} -> {after.phi:g}"
     return words
 
 
 def group_rank(writers: Iterable[str], readers: Iterable[str], layers: Mapping[str, LayerMetrics]) -> float:
-    """Mean rank of a channel group in one epoch (paper Eq. 1): R_4 of its writers and R_3 of its readers.
+    """Mean rank of a channel group in one epoch: R_4 of its dense writers and R_3 of its dense readers (Eq. 1).
 
     Args:
-        writers: paths of modules whose output channels are the group.
-        readers: paths of modules whose whole input is the group.
-        layers: what the probe measured. Modules that it left out (depthwise convs, say) do not count.
+        writers: paths of the modules whose output channels are the group.
+        readers: paths of the modules whose whole input is the group.
+        layers: what the probe measured in that epoch. Members that it leaves out (depthwise convs, say) do not count.
 
     Raises:
-        SearchError: no module of the group was measured.
+        SearchError: no member was measured.
     """
     return _mean(writers, readers, layers, "rank")
 
 
 def group_condition(writers: Iterable[str], readers: Iterable[str], layers: Mapping[str, LayerMetrics]) -> float:
-    """Mean condition kappa of a channel group in one epoch (paper Eq. 3), over the members of `group_rank`."""
+    """Mean condition kappa of a channel group in one epoch (Eq. 3); arguments and errors as for `group_rank`."""
     return _mean(writers, readers, layers, "condition")
 
 
 def rank_slope(ranks: ArrayLike) -> float:
-    """Rank slope S = (R[t2] - R[t1]) / (t2 - t1) of one trial, rank an epoch, >= 0 (paper Eq. 2).
+    """Rank slope S = (R[t2] - R[t1]) / (t2 - t1) of a trial, rank an epoch, >= 0 (Eq. 2).
 
-    t1 is the first epoch and t2 the earliest epoch with the largest mean rank; 0 when they are the same.
+    t1 is the first epoch, t2 the first of those with the largest rank; S = 0 when they are the same.
 
     Args:
-        ranks: mean rank of a group for each epoch, [epochs]; or [epochs, groups], which gives [groups].
+        ranks: mean rank of a group after each epoch, [epochs]; or of many, [epochs, groups], which gives [groups].
 
     Raises:
-        ValueError: no epoch, or a rank that is NaN or infinite.
+        ValueError: no epoch at all, or a rank that is not finite.
     """
     values = np.asarray(ranks, dtype=float)
     if values.ndim == 0 or len(values) == 0 or not np.isfinite(values).all():
-        raise ValueError(f"ranks {ranks} must be finite, at least one epoch of them: probe after every epoch")
-    slope = (values.max(0) - values[0]) / np.maximum(values.argmax(0), 1)
-    return _plain(slope)
+        raise ValueError(f"ranks={ranks!r}: pass the finite mean ranks of at least one epoch")
+    slope: float = _plain((values.max(0) - values[0]) / np.maximum(values.argmax(0), 1))
+    return slope
 
 
 def _bounds(config: SearchConfig, quantum: int, minimum: int) -> tuple[Any, Any, Any]:
-    """The multiple that sizes must be of, and the smallest and largest such size that is allowed."""
+    """What sizes of a group are multiples of, the lowest size and the highest."""
     multiple = np.lcm(config.round_to, quantum)
     lowest = -(-np.maximum(config.min_channels, minimum) // multiple) * multiple
     highest = np.maximum(config.max_channels // multiple * multiple, lowest)
@@ -174,23 +157,14 @@ def _bounds(config: SearchConfig, quantum: int, minimum: int) -> tuple[Any, Any,
 
 
 def _mean(writers: Iterable[str], readers: Iterable[str], layers: Mapping[str, LayerMetrics], what: str) -> float:
-    writers, readers = list(writers), list(readers)
-    values = [getattr(layers[path], f"{what}_out") for path in writers if path in layers]
-    values += [getattr(layers[path], f"{what}_in") for path in readers if path in layers]
+    members = [(path, f"{what}_out") for path in writers] + [(path, f"{what}_in") for path in readers]
+    values = [getattr(layers[path], field) for path, field in members if path in layers]
     if not values:
-        raise SearchError(
-            f"no layer was probed that writes ({', '.join(writers) or 'none'}) or reads ({', '.join(readers) or 'none'}) "
-            "this channel group alone: keep its size, or probe linear layers too"
-        )
+        names = ", ".join(path for path, _ in members) or "no layer"
+        raise SearchError(f"a channel group without a measured member ({names}) cannot be decided: keep its size")
     return float(np.mean(values))
 
 
-def _choose(condition: Any, yes: Any, no: Any) -> Any:
-    if np.ndim(condition) == np.ndim(no) == 0:
-        return yes if condition else _plain(no)
-    return np.where(condition, yes, no)
-
-
 def _plain(value: Any) -> Any:
-    """A Python scalar instead of a numpy one or an array of no dimensions; other arrays as they are."""
+    """A Python scalar for an array of no dimensions; others as they are."""
     return value.item() if np.ndim(value) == 0 else value

@@ -74,8 +74,7 @@ class Trial:
             for epoch in record["epochs"]
         )
         groups = {
-            name: GroupTrial(**{**group, "ranks": tuple(group["ranks"])})
-            for name, group in record["groups"].items()
+            name: GroupTrial(**{**group, "ranks": tuple(group["ranks"])}) for name, group in record["groups"].items()
         }
         return cls(**{**record, "epochs": epochs, "groups": groups})
 

@@ -1,0 +1,32 @@
+"""Everything that a report shows, read from a run directory."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import yaml
+
+from conet_fx.report.run import Run
+from conet_fx.search.run_dir import CONFIG, RunDirectory
+
+
+def collect(path: str | os.PathLike[str]) -> Run:
+    """The run in a directory, finished or not. Raises :class:`~conet_fx.errors.SearchError` where there is none."""
+    directory = RunDirectory(path)
+    header = directory.header()
+    groups = directory.groups()
+    settings: dict[str, Any] = {}
+    if (directory.path / CONFIG).exists():
+        settings = yaml.safe_load((directory.path / CONFIG).read_text(encoding="utf-8"))
+    final = {f"final.{name}": value for name, value in settings.get("final", {}).items()}
+    return Run(
+        model=settings.get("arch", header["model"]["class"]),
+        data=settings.get("data", "a loader"),
+        config={**header["config"], **final},
+        trials=directory.history(),
+        evaluations=directory.evaluations(),
+        initial_sizes={group.name: group.size for group in groups},
+        frozen={group.name: group.frozen for group in groups if group.frozen is not None},
+        groups={group.name: group.writers for group in groups},
+    )

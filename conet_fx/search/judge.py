@@ -1,0 +1,57 @@
+"""From what a trial measured to the next sizes: the group statistics and decisions of one trial, written down."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+from conet_fx.plan import ChannelGroup
+from conet_fx.search.config import SearchConfig
+from conet_fx.search.decisions import GroupState, decide, group_condition, group_rank, rank_slope, reason
+from conet_fx.search.history import Epoch, GroupTrial
+
+
+def start(group: ChannelGroup, config: SearchConfig) -> GroupState:
+    """The state of a free group before the first trial: ``initial_channels``, as nearly as its quantum allows."""
+    if config.initial_channels is None:
+        return GroupState(size=group.size, phi=config.phi)
+    return GroupState(size=nearest(group, config.initial_channels, config.round_to), phi=config.phi)
+
+
+def nearest(group: ChannelGroup, channels: int, round_to: int = 1) -> int:
+    """The size nearest to ``channels`` that ``group`` allows, a multiple of ``round_to`` where there is one."""
+    multiple = math.lcm(round_to, group.quantum)
+    return max(round(channels / multiple), math.ceil(group.minimum / multiple)) * multiple
+
+
+def judge(
+    group: ChannelGroup, state: GroupState, epochs: Sequence[Epoch], config: SearchConfig
+) -> tuple[GroupState, GroupTrial]:
+    """What to do with ``group`` after a trial (paper Algorithm 2), and the record of it."""
+    members = (group.writers, group.whole_readers)
+    ranks = tuple(group_rank(*members, epoch.layers) for epoch in epochs)
+    slope, condition = rank_slope(ranks), group_condition(*members, epochs[-1].layers)
+    bounds = {"quantum": group.quantum, "minimum": group.minimum}
+    after = decide(state, slope, condition, config, **bounds)
+    why = reason(state, slope, condition, config, **bounds)
+    assert after.last_action is not None
+    return after, GroupTrial(
+        size=state.size,
+        ranks=ranks,
+        slope=slope,
+        condition=condition,
+        action=after.last_action,
+        phi=after.phi,
+        next_size=after.size,
+        reason=why,
+    )
+
+
+def resumed(record: GroupTrial) -> GroupState:
+    """The state that a recorded decision led to."""
+    return GroupState(size=record.next_size, last_action=record.action, phi=record.phi, stopped=record.action == "stop")
+
+
+def sizes_of(states: Mapping[str, GroupState]) -> dict[str, int]:
+    """The size of each group."""
+    return {name: state.size for name, state in states.items()}
