@@ -9,6 +9,7 @@ conet-fx graph --arch torchvision:densenet121 --shape 3 224 224
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -209,7 +210,7 @@ def _yaml(arguments: Namespace) -> str:
     """All settings, as ``--config`` reads them; what belongs to one invocation is left out."""
     settings = {k: v for k, v in arguments.as_dict().items() if k not in ("config", "run", "resume", "quiet")}
     settings["final"]["seeds"] = list(settings["final"]["seeds"])
-    return yaml.safe_dump(settings, sort_keys=False)
+    return yaml.safe_dump(json.loads(json.dumps(settings)), sort_keys=False)  # plain numbers, as YAML needs them
 
 
 def _unused(arch: str, name: str) -> Path:

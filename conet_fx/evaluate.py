@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from lightning_fabric import Fabric
 from torch import fx, nn
 from torch.optim import SGD
-from torch.optim.lr_scheduler import StepLR
+from torch.optim.lr_scheduler import LambdaLR
 
 from conet_fx.data import DataSet, loaders
 from conet_fx.optimize import per_sample
@@ -126,7 +126,7 @@ def _train(
         seed_everything(seed, 0, train)
         network = plan.resize(sizes, init="reset", init_fn=init_fn)
         sgd = SGD(network.parameters(), config.lr, momentum=config.momentum, weight_decay=config.weight_decay)
-        schedule = StepLR(sgd, max(1, config.epochs // 10), 0.5)
+        schedule = LambdaLR(sgd, lambda epoch: 0.5 ** (10 * epoch // config.epochs))
         model, optimizer = fabric.setup(network, sgd)
         for epoch in range(1, config.epochs + 1):
             train_epoch(model, optimizer, train, fabric, F.cross_entropy, f"final training, epoch {epoch}")

@@ -9,7 +9,8 @@ from typing import Any
 
 import torch.nn.functional as F
 from lightning_fabric import Fabric
-from torch import nn
+from torch import fx, nn
+from torch.fx.node import map_aggregate
 
 from conet_fx import recipe
 from conet_fx.errors import SearchError
@@ -137,7 +138,8 @@ def per_sample(cost: Cost) -> Cost:
 
 def _output(plan: ChannelPlan) -> Any:
     """The value that the traced network returns, on the meta device."""
-    return plan.trace.graph_module.graph.output_node().args[0].meta["val"]  # type: ignore[union-attr]
+    returned = plan.trace.graph_module.graph.output_node().args[0]
+    return map_aggregate(returned, lambda a: a.meta["val"] if isinstance(a, fx.Node) else a)
 
 
 def _open(

@@ -1,0 +1,119 @@
+"""The run directory: what is refused, and that nothing on disk is lost by a refusal."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import conet_fx
+from tests.tiny import QUICK, TinyNet, tiny_loader
+
+
+def search(path: Path, model: TinyNet | None = None, **settings: Any) -> conet_fx.SearchResult:
+    return conet_fx.optimize(
+        model or TinyNet(), tiny_loader(), run_dir=path, progress=False, **{**QUICK, "trials": 1, **settings}
+    )
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    search(tmp_path / "run")
+    return tmp_path / "run"
+
+
+def contents(path: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in path.iterdir() if file.is_file()}
+
+
+@pytest.fixture
+def unchanged(run: Path) -> Iterator[Path]:
+    before = contents(run)
+    yield run
+    assert contents(run) == before
+
+
+def test_a_run_is_described_on_disk(run: Path) -> None:
+    header = json.loads((run / "run.json").read_text())
+    assert header["model"]["class"].endswith("TinyNet")
+    assert header["model"]["sizes"] == {"a": 8, "b": 8, "head": 3}
+    assert header["config"]["lr"] == 0.03
+    groups = json.loads((run / "plan.json").read_text())
+    assert [group["name"] for group in groups] == ["a", "b", "head"]
+
+
+def test_refuses_a_second_run(unchanged: Path) -> None:
+    with pytest.raises(conet_fx.SearchError, match="holds a run of this model already: pass resume=True"):
+        search(unchanged)
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_refuses_a_run_of_another_model(unchanged: Path, resume: bool) -> None:
+    with pytest.raises(conet_fx.SearchError, match="another model .*TinyNet; its sizes differ"):
+        search(unchanged, TinyNet(width=12), resume=resume)
+
+
+def test_refuses_to_resume_with_other_settings(unchanged: Path) -> None:
+    with pytest.raises(conet_fx.SearchError, match=r"begun with lr=0\.03, not 0\.01"):
+        search(unchanged, lr=0.01, resume=True)
+
+
+def test_more_trials_may_be_asked_for(run: Path) -> None:
+    assert len(search(run, trials=2, resume=True).history) == 2
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"format": 1}', '{"format": 99, "model": {}, "config": {}}'])
+def test_refuses_a_damaged_header(run: Path, text: str) -> None:
+    (run / "run.json").write_text(text)
+    before = contents(run)
+    with pytest.raises(conet_fx.SearchError, match=r"run\.json"):
+        search(run, resume=True)
+    assert contents(run) == before
+
+
+def test_refuses_a_damaged_history(run: Path) -> None:
+    (run / "history.jsonl").write_text((run / "history.jsonl").read_text()[:-40])
+    before = (run / "history.jsonl").read_bytes()
+    with pytest.raises(conet_fx.SearchError, match=r"history\.jsonl is damaged"):
+        search(run, resume=True)
+    assert (run / "history.jsonl").read_bytes() == before
+
+
+def test_refuses_a_directory_with_a_report_but_no_run(tmp_path: Path) -> None:
+    (tmp_path / "report.html").write_text("mine")
+    with pytest.raises(conet_fx.SearchError, match=r"has a report\.html but no run\.json"):
+        search(tmp_path)
+    assert contents(tmp_path) == {"report.html": b"mine"}
+
+
+def test_refuses_a_path_that_is_a_file(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(conet_fx.SearchError, match="cannot be written"):
+        search(tmp_path / "file")
+    with pytest.raises(conet_fx.SearchError, match="cannot be written"):
+        search(tmp_path / "file" / "below")
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_refuses_a_directory_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def denied(*args: Any, **kwargs: Any) -> Any:
+        raise PermissionError(13, "Permission denied", str(tmp_path))
+
+    monkeypatch.setattr("tempfile.mkstemp", denied)  # root may write anywhere, so the refusal is made here
+    with pytest.raises(conet_fx.SearchError, match="cannot be written .Permission denied.: choose one that can"):
+        search(tmp_path / "run")
+
+
+def test_a_failed_write_leaves_the_old_file(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    before = contents(run)
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(conet_fx.SearchError, match="No space left on device"):
+        search(run, trials=2, resume=True)
+    assert contents(run) == before

@@ -1,0 +1,110 @@
+"""The command line, from arguments to the files of a run directory."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+import conet_fx
+from conet_fx.cli import main
+from conet_fx.search.history import read_history
+
+SMALL = [
+    *("search", "--arch", "tests.tiny:TinyNet", "--data", "digits", "--trials", "2", "--epochs_per_trial", "2"),
+    *("--initial_channels", "8", "--min_channels", "4", "--lr", "0.03", "--final.epochs", "2", "--final.seeds", "[0,1]"),
+]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("cli") / "run"
+    assert main([*SMALL, "--run", str(path), "--quiet"]) == 0
+    return path
+
+
+def test_a_search_writes_everything(run: Path) -> None:
+    trials = read_history((run / "history.jsonl").read_text().splitlines())
+    assert [trial.number for trial in trials] == [1, 2]
+    evaluations = json.loads((run / "evaluations.json").read_text())
+    assert [e["label"] for e in evaluations] == ["found", "start", "uniform"]
+    assert all(len(e["accuracies"]) == 2 and e["epochs"] == 2 for e in evaluations)
+    page = (run / "report.html").read_text()
+    assert "tests.tiny:TinyNet" in page
+    assert "digits" in page
+    found = conet_fx.load(run / "found")
+    assert sum(p.numel() for p in found.parameters()) == evaluations[0]["params"]
+
+
+def test_settings_are_written_as_a_config_file(run: Path, tmp_path: Path) -> None:
+    settings = yaml.safe_load((run / "config.yaml").read_text())
+    assert (settings["arch"], settings["image_size"], settings["trials"]) == ("tests.tiny:TinyNet", 8, 2)
+    again = tmp_path / "again"
+    assert main(["search", "--config", str(run / "config.yaml"), "--run", str(again), "--quiet"]) == 0
+
+    def numbers(path: Path) -> list[object]:
+        trials = read_history((path / "history.jsonl").read_text().splitlines())
+        return [(trial.sizes, [epoch.loss for epoch in trial.epochs]) for trial in trials]
+
+    assert numbers(again) == numbers(run)
+    assert (again / "evaluations.json").read_text() == (run / "evaluations.json").read_text()
+
+
+def test_a_finished_run_resumes_without_training(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = (run / "evaluations.json").read_bytes(), (run / "history.jsonl").read_bytes()
+    assert main([*SMALL, "--run", str(run), "--resume"]) == 0
+    output = capsys.readouterr()
+    assert "final training" not in output.err
+    assert "network" in output.out
+    assert before == ((run / "evaluations.json").read_bytes(), (run / "history.jsonl").read_bytes())
+
+
+def test_the_report_can_be_written_anew(run: Path) -> None:
+    before = (run / "report.html").read_text()
+    (run / "report.html").unlink()
+    assert main(["report", str(run)]) == 0
+    assert (run / "report.html").read_text() == before
+
+
+def test_graph_explains_and_draws(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["graph", "--arch", "resnet18_cifar", "--shape", "3", "32", "32"]) == 0
+    assert "12 free and 1 frozen channel groups" in capsys.readouterr().out
+    assert main(["graph", "--arch", "resnet18_cifar", "--shape", "3", "32", "32", "--dot"]) == 0
+    assert capsys.readouterr().out.startswith("digraph")
+
+
+def test_output_in_a_pipe_is_plain_text(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "conet_fx", *SMALL, "--run", str(tmp_path / "run"), "--final.seeds", "[0]"]
+    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "\x1b" not in result.stdout + result.stderr
+    assert "trial 2/2" in result.stderr
+    assert "test accuracy" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--arch", "resnet19_cifar"], "did you mean 'resnet18_cifar'"),
+        (["--data", "mnist"], "unknown data set"),
+        (["--data", "cifar10", "--root", "nowhere"], "nowhere"),
+        (["--delta", "-1"], "delta=-1.0: write a number > 0"),
+        (["--devices", "2"], "one device"),
+        (["--final.epochs", "0"], "epochs=0"),
+        (["--arch", "tests.tiny:NoSuchNet"], "NoSuchNet"),
+    ],
+)
+def test_bad_input_is_told_in_one_line(
+    arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base = [*SMALL, "--run", str(tmp_path / "run")]
+    try:
+        status = main([*base, *arguments])
+    except SystemExit as end:  # the parser's own refusal
+        status = int(end.code or 0)
+    assert status != 0
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
