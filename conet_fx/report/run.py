@@ -19,7 +19,7 @@ class Run:
         config: the settings of the search by name; ``delta`` and ``mu`` are drawn as thresholds.
         trials: in the order in which they ran.
         evaluations: the reports know the labels ``found`` (the sizes that the search ended with), ``start``
-            (the network as it was handed in) and ``uniform`` (all widths scaled alike to the parameters of
+            (the network as it was handed in) and ``uniform`` (one width in all groups, with as many parameters as
             ``found``); others are listed too. One without accuracies is a network that was not trained, of
             which only the cost is known.
         initial_sizes: the size of each group in the network as it was handed in.
