@@ -37,6 +37,7 @@ from torch.nn.functional import pad
 Tau = Literal["exact", "approximate"]
 
 _BLOCK = 48  # rows of a Gram matrix computed at once: a multiple of the tiles of common BLAS kernels
+_PANEL = 1 << 19  # entries of an unfolding that are multiplied at once: 4 MiB in float64
 _PAIRS = 1 << 22  # most entries of a temporary of the solver, 32 MiB
 _STEPS = 100  # of Newton's method: quadratic, half the distance a step at a double root
 
@@ -75,7 +76,7 @@ def evbmf(matrices: Tensor, *, tau: Tau = "exact") -> Factorization:
     if not peak.isfinite().all():
         raise ValueError("a matrix has entries that are NaN or infinite: leave it out")
     short, long = sorted(matrices.shape[1:])
-    spectra = descending_eigenvalues(gram(matrices))
+    spectra = descending_eigenvalues(gram(matrices[..., None]))
     split = solve(spectra, torch.full_like(peak, short), torch.full_like(peak, long), tau=tau)
     return dataclasses.replace(split, noise=split.noise * peak**2, values=split.values * peak[:, None])
 
@@ -87,23 +88,32 @@ def normalise(matrices: Tensor) -> tuple[Tensor, Tensor]:
     return matrices / divisor.reshape(-1, *[1] * (matrices.ndim - 1)), peak
 
 
-def gram(matrix: Tensor) -> Tensor:
-    """Inner products along the long side: [..., rows, columns] -> [..., L, L], L = min(rows, columns).
+def gram(tensors: Tensor) -> Tensor:
+    """Gram matrices of tensors [B, rows, columns, entries] unfolded to rows x (columns * entries), float64.
 
-    Only the lower triangle counts, and only blocks that meet it are computed: little more than half the work.
+    [B, L, L], L the shorter side: inner products of rows, or of columns where these are fewer. Only the lower triangle
+    counts; blocks above it are not computed, which is half the work. The unfolded float64 copies are made panel by
+    panel, so that they stay in the cache.
     """
-    wide = matrix if matrix.shape[-2] <= matrix.shape[-1] else matrix.mT
-    size = wide.shape[-2]
-    product = wide.new_zeros(*wide.shape[:-1], size)
-    for row in range(0, size, _BLOCK):
-        end = row + _BLOCK
-        product[..., row:end, :end] = wide[..., row:end, :] @ wide[..., :end, :].mT
+    rows, columns, entries = tensors.shape[1:]
+    wide = rows <= columns * entries
+    size = min(rows, columns * entries)
+    along = 2 if wide else 1
+    thickness = max(_PANEL * tensors.shape[along] // tensors.numel(), 1)
+    product = tensors.new_zeros(len(tensors), size, size, dtype=torch.float64)
+    for part in torch.split(tensors, thickness, dim=along):
+        panel = part.flatten(2).double()
+        panel = panel if wide else panel.mT
+        for row in range(0, size, _BLOCK):
+            end = row + _BLOCK
+            product[:, row:end, :end].baddbmm_(panel[:, row:end], panel[:, :end].mT)
     return product
 
 
 def descending_eigenvalues(grams: Tensor) -> Tensor:
     """Eigenvalues [B, L] of finite symmetric matrices [B, L, L], of which the lower triangle is read, on the CPU."""
-    return torch.linalg.eigvalsh(grams).cpu().flip(-1)
+    ascending: Tensor = torch.linalg.eigvalsh(grams)
+    return ascending.cpu().flip(-1)
 
 
 def solve(spectra: Tensor, rows: Tensor, columns: Tensor, *, tau: Tau = "exact") -> Factorization:
@@ -119,7 +129,7 @@ def solve(spectra: Tensor, rows: Tensor, columns: Tensor, *, tau: Tau = "exact")
     x_bar = (1 + threshold) * (1 + alpha / threshold)
     cap = (rows * columns / (rows + columns)).ceil().long() - 1
 
-    # Rounding counts as zero: that of the Gram product, and that of float32 weights (64 eps is about eps32 squared).
+    # Rounding counts as zero: that of the Gram product, and that of float32 weights (64 eps is eps32 squared).
     # Then y_h = lambda_h / M in units of the mean square of an entry, so that s2 <= 1.
     eps, tiny = torch.finfo(torch.float64).eps, torch.finfo(torch.float64).tiny
     rounding = eps * (rows * columns).sqrt().clamp_min(64) * spectra[:, 0]
@@ -140,7 +150,7 @@ def solve(spectra: Tensor, rows: Tensor, columns: Tensor, *, tau: Tau = "exact")
 
     energy = torch.full_like(tail, math.inf)
     s2 = torch.zeros_like(tail)
-    for pairs in tried.nonzero().split(max(_PAIRS // len(k), 1)):
+    for pairs in torch.split(tried.nonzero(), max(_PAIRS // len(k), 1)):
         matrix, kept = pairs.T
         at = matrix, kept
         s2[at], energy[at] = _minimum(

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +24,8 @@ from torch.nn.modules.conv import _ConvNd
 
 from conet_fx.errors import SearchError
 from conet_fx.probe.evbmf import Tau, descending_eigenvalues, gram, normalise, solve
+
+_BATCH = 1 << 18  # most entries of weights that are multiplied together, unless one layer has more
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,14 +81,14 @@ def probe(model: nn.Module, *, linear: bool = False, tau: Tau = "exact") -> dict
     """
     layers = probed_layers(model, linear=linear)
     with torch.no_grad():
-        measured = _measure((_channels_first(layer.weight, _is_transposed(layer)) for layer in layers.values()), tau)
+        measured = _measure([_channels_first(layer.weight, _is_transposed(layer)) for layer in layers.values()], tau)
     metrics = {path: found for path, found in zip(layers, measured, strict=True) if found is not None}
     if len(metrics) < len(layers):
         raise NonFiniteError([path for path in layers if path not in metrics], metrics)
     return metrics
 
 
-def probed_layers(model: nn.Module, *, linear: bool = False) -> dict[str, nn.Module]:
+def probed_layers(model: nn.Module, *, linear: bool = False) -> dict[str, _ConvNd | nn.Linear]:
     """The modules that `probe` measures, by path."""
     return {
         path: module
@@ -117,7 +119,7 @@ def layer_metrics(weight: Tensor, *, transposed: bool = False, tau: Tau = "exact
     return found
 
 
-def _is_transposed(layer: nn.Module) -> bool:
+def _is_transposed(layer: _ConvNd | nn.Linear) -> bool:
     return isinstance(layer, _ConvNd) and layer.transposed
 
 
@@ -126,41 +128,40 @@ def _channels_first(weight: Tensor, transposed: bool) -> Tensor:
     return (weight.transpose(0, 1) if transposed else weight).flatten(2) if weight.ndim > 2 else weight[..., None]
 
 
-def _measure(weights: Iterable[Tensor], tau: Tau) -> list[LayerMetrics | None]:
+def _measure(weights: Sequence[Tensor], tau: Tau) -> list[LayerMetrics | None]:
     """Metrics of weights [Cout, Cin, kernel entries]; None where one is not finite.
 
-    All Gram matrices of a size are decomposed at once, and all spectra are factorised at once; nothing waits for a
-    device before that.
+    Small weights of a shape are multiplied together, all Gram matrices of a size are decomposed together, all spectra
+    are factorised together. Nothing waits for a device before the spectra.
     """
     sides: list[tuple[int, int]] = []  # L and M of every unfolding
-    grams: dict[tuple[int, torch.device], list[tuple[int, Tensor]]] = collections.defaultdict(list)
-    channels, modes = [], []
-    for weight in weights:
-        if weight.device.type == "mps":  # has no float64
-            weight = weight.cpu()
-        # [Cout, kernel, Cin]: both unfoldings are views of it, the order of their columns does not matter
-        tensor = weight.transpose(1, 2).to(torch.float64, memory_format=torch.contiguous_format)
-        if weight.dtype == torch.float64:  # the squares of anything narrower cannot overflow
-            tensor = normalise(tensor[None])[0][0]
-        unfoldings = [tensor.flatten(1)]
-        if weight.shape[2] > 1:  # otherwise one is the transpose of the other, and their spectra are the same
-            unfoldings.append(tensor.flatten(0, 1).T)
-        channels.append(weight.shape[:2])
-        modes.append((len(sides), len(sides) + len(unfoldings) - 1))
-        for unfolding in unfoldings:
-            product = gram(unfolding)
-            grams[len(product), product.device].append((len(sides), product))
-            sides.append((len(product), max(unfolding.shape)))
+    grams: dict[tuple[int, torch.device], list[tuple[range, Tensor]]] = collections.defaultdict(list)
+    modes: list[list[int]] = [[] for _ in weights]  # the unfoldings of every weight: mode 4, then mode 3
+    for members in _batches(weights):
+        alike = [weights[member] for member in members]
+        batch = torch.stack(alike) if len(alike) > 1 else alike[0][None]
+        if batch.device.type == "mps":  # has no float64
+            batch = batch.cpu()
+        if batch.dtype == torch.float64:  # the squares of anything narrower cannot overflow
+            batch = normalise(batch)[0]
+        # with a kernel of one entry, mode 3 is the transpose of mode 4 and has the same spectrum
+        for tensors in [batch, batch.transpose(1, 2)] if batch.shape[3] > 1 else [batch]:
+            product = gram(tensors)
+            unfoldings = range(len(sides), len(sides) + len(members))
+            grams[product.shape[-1], product.device].append((unfoldings, product))
+            sides += [(product.shape[-1], tensors[0].numel() // product.shape[-1])] * len(members)
+            for member, unfolding in zip(members, unfoldings, strict=True):
+                modes[member].append(unfolding)
     if not sides:
         return []
 
-    spectra = torch.zeros(len(sides), max(grams, key=lambda key: key[0])[0], dtype=torch.float64)
+    spectra = torch.zeros(len(sides), max(size for size, _ in grams), dtype=torch.float64)
     finite = torch.zeros(len(sides), dtype=torch.bool)
-    for (size, _), members in grams.items():
-        index = [number for number, _ in members]
-        products = torch.stack([product for _, product in members])
+    for (size, _), parts in grams.items():
+        index = [unfolding for unfoldings, _ in parts for unfolding in unfoldings]
+        products = torch.cat([product for _, product in parts])
         good = products.diagonal(dim1=1, dim2=2).sum(1).isfinite()
-        spectra[index, :size] = descending_eigenvalues(torch.where(good[:, None, None], products, 0))
+        spectra[index, :size] = descending_eigenvalues(products.masked_fill_(~good[:, None, None], 0))
         finite[index] = good.cpu()
     split = solve(spectra, *torch.tensor(sides, dtype=torch.float64).T, tau=tau)
 
@@ -169,18 +170,29 @@ def _measure(weights: Iterable[Tensor], tau: Tau) -> list[LayerMetrics | None]:
     condition = torch.where(kept, first / last, 0).tolist()
     gain = torch.where(kept, split.values.sum(1) / first, 0).tolist()
     rank, cap = split.rank.tolist(), split.cap.tolist()
-    return [
-        LayerMetrics(
-            rank_in=rank[i] / cin,
-            rank_out=rank[o] / cout,
-            condition_in=condition[i],
-            condition_out=condition[o],
-            gain_in=gain[i] / cin,
-            gain_out=gain[o] / cout,
-            cap_in=cap[i] / cin,
-            cap_out=cap[o] / cout,
+    metrics: list[LayerMetrics | None] = []
+    for weight, mode in zip(weights, modes, strict=True):
+        out, into = mode[0], mode[-1]
+        couts, cins = weight.shape[:2]
+        found = LayerMetrics(
+            rank_in=rank[into] / cins,
+            rank_out=rank[out] / couts,
+            condition_in=condition[into],
+            condition_out=condition[out],
+            gain_in=gain[into] / cins,
+            gain_out=gain[out] / couts,
+            cap_in=cap[into] / cins,
+            cap_out=cap[out] / couts,
         )
-        if finite[o]
-        else None
-        for (o, i), (cout, cin) in zip(modes, channels, strict=True)
-    ]
+        metrics.append(found if finite[out] else None)
+    return metrics
+
+
+def _batches(weights: Sequence[Tensor]) -> Iterator[list[int]]:
+    """Numbers of weights that are alike in shape, type and device, few enough that copies of them stay small."""
+    alike = collections.defaultdict(list)
+    for number, weight in enumerate(weights):
+        alike[weight.shape, weight.dtype, weight.device].append(number)
+    for (shape, _, _), members in alike.items():
+        size = max(_BATCH // shape.numel(), 1)
+        yield from (members[first : first + size] for first in range(0, len(members), size))
