@@ -198,6 +198,9 @@ class Call:
     # --- statements -----------------------------------------------------------------------------------------
 
     def tie(self, a: Dim, b: Dim) -> None:
+        """Keep two dims equal. Raises ``NoRule`` where they are not equal now."""
+        if self.size(a) != self.size(b):
+            raise NoRule(f"{self.size(a)} and {self.size(b)} channels meet")
         self.depths.tie(a, b, f"meets channels of a fixed number in {self.why}")
 
     def freeze(self, *dims: Dim, because: str) -> None:
@@ -212,18 +215,25 @@ class Call:
         return self.depths.size(dim)
 
     def rewrite(self, name: str, dim: Dim, *index: str | int) -> None:
-        """The argument (or its item at ``index``) is the channel count ``dim``; literals are updated on a resize."""
-        path = (*self._paths[name], *index)
-        if not is_fixed(dim) and not self._symbolic(path):
-            self.facts.literals.append(ChannelCount(self.node.name, path, dim))
+        """The argument (or its item at ``index``) is the channel count ``dim``.
 
-    def _symbolic(self, path: Path) -> bool:
-        """True where the graph computes this integer from sizes that follow a resize by themselves."""
-        argument = at(self.node, path)
-        if not isinstance(argument, fx.Node):
-            return False
-        value = self.facts.values[argument]
-        return isinstance(value, Int) and not is_fixed(value.dim)
+        A literal is updated on a resize; a number that the graph computes from sizes follows by itself and is tied.
+        """
+        given = self._arguments[name]
+        whole = isinstance(given, fx.Node) and bool(index)  # a list that the graph computes, such as y.shape
+        for step in index:
+            given = self.value(given)
+            given = getattr(given, step) if isinstance(step, str) else given[step]
+        given = self.value(given)
+        if isinstance(given, Int) and (whole or not is_fixed(given.dim)):
+            self.tie(dim, given.dim)
+        elif not is_fixed(dim) or (isinstance(given, Int) and self.size(given.dim) != self.size(dim)):
+            self.facts.literals.append(ChannelCount(self.node.name, (*self._paths[name], *index), dim))
+
+    def integers(self, name: str) -> list[Value]:
+        """What is known of each integer in a list argument, also where the graph holds the whole list (``y.shape``)."""
+        value = self.operand(name)
+        return list(value) if isinstance(value, (tuple, list)) else []
 
     def layer(self, kind: Kind, **dims: Dim) -> Layer:
         """The layer of this node; a layer that is called again ties the dims of both calls."""
@@ -243,19 +253,31 @@ class NoRule(Exception):
     """A rule does not cover this use of its operator; what touches it is frozen."""
 
 
+_OTHER_NAMES = {  # of keyword arguments that torch spells in several ways
+    "dim": ("axis",),
+    "keepdim": ("keepdims",),
+    "sizes": ("split_size_or_sections", "split_size", "split_sizes", "size", "repeats"),
+    "factor": ("upscale_factor", "downscale_factor"),
+    "dims": ("dim",),
+    "input": ("self", "x"),
+    "tensors": ("input",),
+}
+
+
 def bind(node: fx.Node, names: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Path]]:
     """Arguments of a node by the names in its table entry, and where each stands in the node."""
     arguments: dict[str, Any] = {}
     paths: dict[str, Path] = {}
     positional = list(node.args)
     for index, (name, default) in enumerate(names.items()):
-        if name.startswith("*"):
-            name = name[1:]
+        starred, name = name.startswith("*"), name.removeprefix("*")
+        given = next((k for k in (name, *_OTHER_NAMES.get(name, ())) if k in node.kwargs), name)
+        if starred:
             rest = positional[index:]
             if len(rest) == 1 and isinstance(rest[0], (tuple, list)):
                 arguments[name], paths[name] = rest[0], ("args", index)
-            elif name in node.kwargs:
-                arguments[name], paths[name] = node.kwargs[name], ("kwargs", name)
+            elif given in node.kwargs:
+                arguments[name], paths[name] = node.kwargs[given], ("kwargs", given)
             elif len(rest) == 1 and isinstance(rest[0], fx.Node) and not isinstance(rest[0].meta["val"], int):
                 arguments[name], paths[name] = rest[0], ("args", index)
             else:
@@ -263,22 +285,9 @@ def bind(node: fx.Node, names: Mapping[str, Any]) -> tuple[dict[str, Any], dict[
         elif index < len(positional):
             arguments[name], paths[name] = positional[index], ("args", index)
         else:
-            arguments[name] = node.kwargs.get(name, default)
-            paths[name] = ("kwargs", name)
+            arguments[name] = node.kwargs.get(given, default)
+            paths[name] = ("kwargs", given)
     return arguments, paths
-
-
-def at(node: fx.Node, path: Path) -> Any:
-    """The argument of ``node`` at ``path``."""
-    kind, key, *rest = path
-    if kind == "args+":
-        assert isinstance(key, int)
-        assert isinstance(rest[0], int)
-        kind, key, rest = "args", key + rest[0], rest[1:]
-    value: Any = node.args[key] if kind == "args" else node.kwargs[key]  # type: ignore[index]
-    for step in rest:
-        value = getattr(value, step) if isinstance(step, str) else value[step]
-    return value
 
 
 def shapes(val: Any) -> Any:

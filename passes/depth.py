@@ -118,6 +118,10 @@ class Depths:
         """Why the class cannot change, or None."""
         return self._frozen[root]
 
+    def moves(self, dim: Dim) -> bool:
+        """True where some class that ``dim`` is made of may change."""
+        return any(self._frozen[root] is None for root in self.roots(dim))
+
     def notes(self, root: int) -> tuple[str, ...]:
         """Where operators mix the channels of the class (normalise or reduce over them)."""
         return self._notes[root]
@@ -134,19 +138,23 @@ class Depths:
             raise AssertionError(f"{why}: {self.size(a)} and {self.size(b)} channels are not equal")
         while True:
             a, b = self.resolve(a), self.resolve(b)
-            misfit = self._first_misfit(a, b)
-            if misfit is None:
+            runs = self._runs(a, b)
+            uneven = next(((i, j) for i, j in runs if not self._in_step(a[i], b[j])), None)
+            if uneven is None:
                 break
-            in_a, index, at = misfit
-            longer = a if in_a else b
-            cut = self._cut_part(longer[index], at)
+            i, j = uneven[0].start, uneven[1].start
+            x, y = self.size((a[i],)), self.size((b[j],))
+            cut = self._cut_part(a[i] if x > y else b[j], min(x, y))
             if cut is None:
                 self.proportion([a, b], why)
                 return
-            longer = (*longer[:index], *cut, *longer[index + 1 :])
-            a, b = (longer, b) if in_a else (a, longer)
-        for x, y in zip(a, b, strict=True):
-            self._tie_parts(x, y, why)
+            if x > y:
+                a = (*a[:i], *cut, *a[i + 1 :])
+            else:
+                b = (*b[:j], *cut, *b[j + 1 :])
+        for here, there in runs:
+            if len(a[here]) == len(b[there]) == 1:
+                self._tie_parts(a[here][0], b[there][0], why)
 
     def proportion(self, dims: Iterable[Dim], why: str) -> None:
         """Let all depths in ``dims`` change only together, in their present proportion."""
@@ -230,17 +238,31 @@ class Depths:
             return cuts
         if len(dim) > 1 and not all(isinstance(p, Slot) and p.repeat % count == 0 for p in dim):
             self.proportion([dim], why)
+            return [self._proportional(dim, size // count)] * count
         return [self.scale(dim, Fraction(1, count), why)] * count
 
     # --- inside ---------------------------------------------------------------------------------------------
 
-    def _first_misfit(self, a: Dim, b: Dim) -> tuple[bool, int, int] | None:
-        """Where two part lists first differ in length: (the longer part is in a, its index, where to cut it)."""
-        for index, (x, y) in enumerate(zip(a, b, strict=False)):
-            longer, shorter = self.size((x,)), self.size((y,))
-            if longer != shorter:
-                return longer > shorter, index, min(longer, shorter)
-        return None
+    def _runs(self, a: Dim, b: Dim) -> list[tuple[slice, slice]]:
+        """The shortest runs of parts that are equally long in two dims of equal size."""
+        runs: list[tuple[slice, slice]] = []
+        i = j = 0
+        while i < len(a):
+            here, there = i, j
+            left, right = self.size((a[i],)), self.size((b[j],))
+            i, j = i + 1, j + 1
+            while left != right:
+                if left < right:
+                    left, i = left + self.size((a[i],)), i + 1
+                else:
+                    right, j = right + self.size((b[j],)), j + 1
+            runs.append((slice(here, i), slice(there, j)))
+        return runs
+
+    def _in_step(self, x: Dim, y: Dim) -> bool:
+        """True for two runs of one part each, or where one class makes up both: they are always equally long."""
+        parts = (*x, *y)
+        return len(parts) == 2 or (len(self.roots(parts)) == 1 and all(isinstance(part, Slot) for part in parts))
 
     def _tie_parts(self, x: Part, y: Part, why: str) -> None:
         if isinstance(x, Slot) and isinstance(y, Slot):

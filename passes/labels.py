@@ -29,14 +29,27 @@ Fields = dict[int, torch.Tensor]  # dim of the value -> labels, broadcastable to
 Site = tuple[str, str]  # (layer path, role)
 
 
+@dataclasses.dataclass(frozen=True)
+class Channels:
+    """The channel at each position of each site, and the kind of each channel.
+
+    Two channels are of one kind when they stand in the same values, as often, and in the same rows (heads, blocks of
+    grouped layers): nothing but their weights tells them apart.
+    """
+
+    sites: Mapping[Site, np.ndarray[Any, Any]]
+    kinds: np.ndarray[Any, Any]
+
+
 class Marker:
-    """Hands out labels, joins them, and remembers which layer uses which."""
+    """Hands out labels, joins them, and remembers which value and which layer holds which."""
 
     def __init__(self) -> None:
         self._count = 1  # label 0 is padding, which belongs to no channel
         self._fresh: dict[str, torch.Tensor] = {}
         self._links: list[torch.Tensor] = []
-        self.sites: dict[Site, tuple[torch.Tensor, int]] = {}
+        self._held: list[tuple[torch.Tensor, tuple[int, ...]]] = []
+        self.sites: dict[Site, torch.Tensor] = {}
 
     def fresh(self, key: str, length: int) -> torch.Tensor:
         """``length`` new labels; the same ones whenever ``key`` asks again."""
@@ -48,7 +61,7 @@ class Marker:
     def link(self, a: torch.Tensor, b: torch.Tensor) -> None:
         """Labels at equal positions are one channel."""
         if a is not b:
-            shape = torch.broadcast_shapes(a.shape, b.shape)
+            shape = [max(n, m) for n, m in zip(a.shape, b.shape, strict=True)]
             pairs = torch.stack([a.expand(shape).flatten(), b.expand(shape).flatten()])
             self._links.append(torch.unique(pairs, dim=1) if pairs.shape[1] > 4096 else pairs)
 
@@ -56,7 +69,7 @@ class Marker:
         """The field with length 1 along ``dims``: all labels that differ only there are one channel."""
         for dim in dims:
             if field.shape[dim] > 1:
-                first = field.narrow(dim, 0, 1)
+                first = field.amax(dim, keepdim=True)  # 0 only where all is padding
                 self.link(first, field)
                 field = first
         return field
@@ -68,13 +81,18 @@ class Marker:
 
     def uses(self, path: str, role: str, labels: torch.Tensor, blocks: int = 1) -> None:
         """The axis ``role`` of the layer at ``path`` holds these channels."""
+        self.holds(labels.reshape(blocks, -1), (0,))
         if (path, role) in self.sites:
-            self.link(self.sites[path, role][0], labels)
+            self.link(self.sites[path, role], labels)
         else:
-            self.sites[path, role] = (labels, blocks)
+            self.sites[path, role] = labels
 
-    def channels(self) -> dict[Site, tuple[np.ndarray[Any, Any], int]]:
-        """For each site the channel at each position, after all joins, and the number of blocks."""
+    def holds(self, field: torch.Tensor, rows: tuple[int, ...]) -> None:
+        """Some value holds these channels; along the dims ``rows`` the place of a channel matters (heads, groups)."""
+        self._held.append((field, rows))
+
+    def channels(self) -> Channels:
+        """Where each channel stands, after all joins."""
         count = self._count
         if self._links:
             pairs = torch.cat(self._links, 1).numpy().astype(np.int64)
@@ -83,9 +101,19 @@ class Marker:
             component: np.ndarray[Any, Any] = connected_components(graph, directed=False)[1]
         else:
             component = np.arange(count)
-        return {
-            site: (component[labels.numpy().astype(np.int64)], blocks) for site, (labels, blocks) in self.sites.items()
-        }
+
+        def channels(labels: torch.Tensor) -> np.ndarray[Any, Any]:
+            found: np.ndarray[Any, Any] = component[labels.flatten().numpy().astype(np.int64)]
+            return found
+
+        kinds = np.zeros(count, dtype=np.uint64)
+        numbers = np.random.default_rng(0)  # one number a row; a kind is the sum of the numbers of all places
+        for field, rows in self._held:
+            shape = [length if dim in rows else 1 for dim, length in enumerate(field.shape)]
+            weights = np.broadcast_to(numbers.integers(2**63, size=shape, dtype=np.uint64), field.shape)
+            np.add.at(kinds, channels(field), weights.reshape(-1))
+        kinds[component[0]] = 0  # padding
+        return Channels({site: channels(labels) for site, labels in self.sites.items()}, kinds)
 
 
 class MarkCall:
@@ -140,6 +168,14 @@ class MarkCall:
             raise AssertionError(f"{argument.name} has labels along {list(fields)}, expected {sorted(expected)}")
         return fields
 
+    def items(self, name: str) -> list[tuple[Fields, tuple[int, ...]]]:
+        """Labels and shape of each tensor in a list operand, also where the graph holds the list (``x.chunk(2)``)."""
+        operands = self._arguments[name]
+        if isinstance(operands, fx.Node):
+            fields = self._env[operands] or [{} for _ in operands.meta["val"]]
+            return list(zip(fields, shapes(operands.meta["val"]), strict=True))
+        return [(self.fields_of(node), self.shape_of(node)) for node in operands]
+
     def item(self, name: str, index: Any) -> Any:
         """Labels of one item of an operand that is a tuple of tensors; None for an item of a shape."""
         fields = self._env[self._arguments[name]]
@@ -190,7 +226,8 @@ class MarkCall:
         results: list[tuple[list[int], Any]] = []
         for dim, field in self.fields(name).items():
             depths = self.facts.depths.roots(given.dims[dim])
-            results.append((depths, self._execute(operand, field.expand(shape))))
+            places = self.spread(torch.arange(shape[dim], dtype=torch.float64), dim, len(shape)) * _PLACE
+            results.append((depths, self._execute(operand, (field + places).expand(shape))))
         return self._assign(self.result, results)
 
     def _twin(self, node: fx.Node) -> fx.Node:
@@ -204,10 +241,16 @@ class MarkCall:
             return None
         fields: Fields = {}
         for depths, out in results:
-            for dim, parts in enumerate(value.dims):
-                if dim not in fields and not is_fixed(parts) and set(self.facts.depths.roots(parts)) & set(depths):
-                    fields[dim] = _compressed(out)
-                    break
+            same = [
+                dim
+                for dim, parts in enumerate(value.dims)
+                if dim not in fields and not is_fixed(parts) and set(self.facts.depths.roots(parts)) & set(depths)
+            ]
+            if len(same) > 1:  # of dims that change together, the one along which the places vary
+                placed = _compressed(out)
+                same.sort(key=lambda dim: -placed.shape[dim])
+            if same:
+                fields[same[0]] = _compressed(_compressed(out, same[0]) % _PLACE, same[0])
         return fields
 
     def _execute(self, operand: fx.Node, labels: torch.Tensor) -> Any:
@@ -229,78 +272,53 @@ class MarkCall:
         return target(*args, **kwargs)
 
 
-def _compressed(field: torch.Tensor) -> torch.Tensor:
-    """The field with length 1 along every dim where it does not vary."""
+_PLACE = 2.0**31  # label + place * _PLACE is exact in float64
+
+
+def _compressed(field: torch.Tensor, keep: int | None = None) -> torch.Tensor:
+    """The field with length 1 along every dim (but ``keep``) where it does not vary."""
     for dim in range(field.ndim):
-        if field.shape[dim] > 1:
+        if dim != keep and field.shape[dim] > 1:
             first = field.narrow(dim, 0, 1)
             if field.stride(dim) == 0 or bool((field == first).all()):
                 field = first
     return field
 
 
-@dataclasses.dataclass(frozen=True)
-class Match:
-    """For each site: the old position of each new position, -1 where the channel is new."""
+def match(old: Channels, new: Channels, norms: Mapping[Site, np.ndarray[Any, Any]]) -> dict[Site, np.ndarray[Any, Any]]:
+    """For each site the old position of each new position, -1 where the channel is new.
 
-    positions: Mapping[Site, np.ndarray[Any, Any]]
-
-
-def match(
-    old: Mapping[Site, tuple[np.ndarray[Any, Any], int]],
-    new: Mapping[Site, tuple[np.ndarray[Any, Any], int]],
-    norms: Mapping[Site, np.ndarray[Any, Any]],
-) -> Match:
-    """Pair the channels of a resized network with those of the original.
-
-    Channels are interchangeable when they occur equally often at the same sites (and in the same block of grouped
-    ones). Of each such class the channels of largest group norm (root of the summed squares of ``norms`` over all
-    sites that write them) are kept, in their order.
+    Channels of one kind are interchangeable. Of each kind the channels of largest group norm (root of the summed
+    squares of ``norms`` over all sites that write them) are kept, in their order.
     """
-    old_sites, new_sites = _occurrences(old), _occurrences(new)
-    strength: dict[int, float] = defaultdict(float)
+    strength = np.zeros(len(old.kinds))
     for site, values in norms.items():
-        for channel, value in zip(old[site][0], values, strict=True):
-            strength[int(channel)] += float(value) ** 2
-    old_classes, new_classes = _classes(old_sites), _classes(new_sites)
+        np.add.at(strength, old.sites[site], values**2)
+    old_kinds, new_kinds = _by_kind(old), _by_kind(new)
     origin: dict[int, int] = {}
-    for signature, channels in new_classes.items():
-        candidates = old_classes.get(signature, [])
+    for kind, channels in new_kinds.items():
+        candidates = old_kinds.get(kind, [])
         if len(candidates) > len(channels):
-            strongest = sorted(candidates, key=lambda c: -strength[c])[: len(channels)]
-            chosen = set(strongest)
-            candidates = [c for c in candidates if c in chosen]
+            candidates = sorted(sorted(candidates, key=lambda c: -strength[c])[: len(channels)])
         origin.update(zip(channels, candidates, strict=False))
     positions = {}
-    for site, (labels, _) in new.items():
+    for site, here in new.sites.items():
         places: dict[int, list[int]] = defaultdict(list)
-        for position, channel in enumerate(old[site][0].tolist()):
+        for position, channel in enumerate(old.sites[site].tolist()):
             places[channel].append(position)
         seen: dict[int, int] = defaultdict(int)
-        out = np.full(len(labels), -1, dtype=np.int64)
-        for position, channel in enumerate(labels.tolist()):
+        out = np.full(len(here), -1, dtype=np.int64)
+        for position, channel in enumerate(here.tolist()):
             if channel in origin:
                 out[position] = places[origin[channel]][seen[channel]]
                 seen[channel] += 1
         positions[site] = out
-    return Match(positions)
+    return positions
 
 
-def _occurrences(
-    sites: Mapping[Site, tuple[np.ndarray[Any, Any], int]],
-) -> dict[int, list[tuple[int, int]]]:
-    """Where each channel occurs: (number of the site, block), once for each position, in order."""
-    found: dict[int, list[tuple[int, int]]] = defaultdict(list)
-    for number, (channels, blocks) in enumerate(sites.values()):
-        length = len(channels) // blocks
-        for position, channel in enumerate(channels.tolist()):
-            found[channel].append((number, position // length))
+def _by_kind(channels: Channels) -> dict[int, list[int]]:
+    """The channels at the sites, each once, in the order of the graph."""
+    found: dict[int, list[int]] = defaultdict(list)
+    for channel in np.unique(np.concatenate([np.zeros(1, dtype=np.int64), *channels.sites.values()])).tolist():
+        found[int(channels.kinds[channel])].append(channel)
     return found
-
-
-def _classes(found: Mapping[int, list[tuple[int, int]]]) -> dict[tuple[tuple[int, int], ...], list[int]]:
-    """Channels by where they occur."""
-    classes: dict[tuple[tuple[int, int], ...], list[int]] = defaultdict(list)
-    for channel, places in found.items():
-        classes[tuple(places)].append(channel)
-    return classes

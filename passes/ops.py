@@ -155,7 +155,7 @@ register(
     ],
     methods="relu relu_ sigmoid sigmoid_ tanh tanh_ exp log log1p expm1 sqrt rsqrt abs neg square sin cos erf sign "
     "round floor ceil reciprocal clone contiguous detach float double half bfloat16 int long bool cpu cuda type to "
-    "requires_grad_ nan_to_num fill_ zero_ logical_not isnan",
+    "requires_grad_ nan_to_num fill_ zero_ logical_not isnan type_as",
     modules=[
         nn.Identity, nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU, nn.Mish, nn.Softplus,
         nn.Softsign, nn.Hardtanh, nn.Hardswish, nn.Hardsigmoid, nn.LogSigmoid, nn.Sigmoid, nn.Tanh, nn.Threshold,
@@ -224,13 +224,14 @@ register(
     functions=[torch.mul, torch.multiply, operator.mul, operator.imul],
     methods="mul mul_ __mul__ __rmul__",
 )
+register(rules.Arithmetic("mod"), "input other", functions=[operator.mod])
 register(rules.Arithmetic("floordiv"), "input other", functions=[operator.floordiv, torch.floor_divide])
 register(
     rules.Arithmetic("other"),
     "input other",
     functions=[
-        torch.div, torch.true_divide, operator.truediv, operator.itruediv, operator.pow, torch.pow, operator.mod,
-        torch.rsub, math.sqrt, math.log, math.exp, math.floor, math.ceil,
+        torch.div, torch.true_divide, operator.truediv, operator.itruediv, operator.pow, torch.pow, torch.rsub,
+        math.sqrt, math.log, math.exp, math.floor, math.ceil,
     ],
     methods="div div_ pow pow_ true_divide __truediv__ __pow__",
 )  # fmt: skip
@@ -240,7 +241,7 @@ register(
     functions=[torch.maximum, torch.minimum, torch.where, torch.lerp, torch.addcmul, torch.clamp, torch.clip,
                torch.atan2, torch.fmod, torch.logical_and, torch.logical_or, operator.and_, operator.or_, F.mse_loss],
     methods="maximum minimum where lerp clamp clamp_ clip masked_fill masked_fill_ addcmul copy_ logical_and "
-    "logical_or clamp_min clamp_max type_as",
+    "logical_or clamp_min clamp_max",
 )  # fmt: skip
 register(
     rules.Compare(),
@@ -304,21 +305,18 @@ register(rules.Rescale("unfold"), "input kernel_size", functions=[F.unfold], mod
 register(rules.Rescale("fold"), "input output_size kernel_size", functions=[F.fold], modules=[nn.Fold])
 register(rules.ChannelShuffle(), "input groups", functions=[F.channel_shuffle], modules=[nn.ChannelShuffle])
 register(rules.Expand(), "input *sizes", functions=[torch.broadcast_to], methods="expand broadcast_to")
-register(rules.Expand(), "input other", methods="expand_as view_as")
+register(rules.Expand(), "input other", methods="expand_as")
+register(rules.ReshapeLike(), "input other", methods="view_as reshape_as")
 register(rules.Tile(), "input *sizes", functions=[torch.tile], methods="repeat tile")
 register(rules.Create(), "*sizes", functions=[torch.zeros, torch.ones, torch.empty, torch.rand, torch.randn])
 register(rules.Create(), "input *sizes", methods="new_zeros new_ones new_empty")
 register(rules.Pad(), "input pad mode='constant'", functions=[F.pad])
-register(
-    rules.SameShape(),
-    "input shifts dim=None",
-    functions=[torch.roll],
-    methods="roll",
-)
-register(rules.SameShape(), "input dim=None", functions=[torch.flip], methods="flip")
+register(rules.SameShape(), "input shifts dims=None", functions=[torch.roll], methods="roll")
+register(rules.SameShape(), "input *dims", functions=[torch.flip], methods="flip")
 
 # --- integers and attributes --------------------------------------------------------------------------------
 
 register(rules.Shape(), "input name", functions=[builtins.getattr])
 register(rules.Shape(), "input dim=None", methods="size")
-register(rules.Ignore(), "input", functions=[torch._assert, builtins.len], methods="dim numel is_floating_point")
+register(rules.Ignore(), "input", functions=[torch._assert, builtins.len], methods="dim is_floating_point")
+register(rules.Numel(), functions=[torch.numel], methods="numel")

@@ -15,6 +15,7 @@ from conet_fx.passes.call import Call, Facts, Layout, NoRule, Options
 from conet_fx.passes.depth import Slot
 from conet_fx.passes.rules import Opaque
 from conet_fx.passes.trace import Trace, attribute
+from conet_fx.passes.verify import agrees
 
 
 def propagate(traced: Trace, options: Options) -> Facts:
@@ -29,6 +30,8 @@ def propagate(traced: Trace, options: Options) -> Facts:
         facts.by_name[node.name] = node
         try:
             facts.values[node] = entry.rule.depth(call)
+            if node.op != "output" and not agrees(node.meta["val"], facts.values[node], facts.depths.size):
+                raise NoRule("its result has another shape")
         except NoRule as use:
             facts.values[node] = Opaque().because(call, f"is used in a way that is not followed ({use})")
     _tie_shared_tensors(traced, facts)

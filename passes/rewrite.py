@@ -18,7 +18,7 @@ from torch import fx, nn
 from conet_fx.passes import ops
 from conet_fx.passes.call import Facts, Layer, Layout, Path
 from conet_fx.passes.depth import Dim
-from conet_fx.passes.labels import MarkCall, Marker, Site, match
+from conet_fx.passes.labels import Channels, MarkCall, Marker, Site, match
 from conet_fx.passes.trace import Trace, attribute, graph_module_of
 from conet_fx.passes.verify import verify
 
@@ -179,21 +179,19 @@ def _kept(traced: Trace, facts: Facts, resized: fx.GraphModule) -> Positions:
             if len(layout.dims) > 1 and reads & set(layout.roles) and writes:
                 site = (layer.path, layout.roles[writes[0]])
                 weight = attribute(traced.graph_module, _tensor_path(layer, layout)).detach().double()
-                if site in old:
+                if site in old.sites:
                     norms[site] = _norms(weight, writes[0], layout.blocks).cpu().numpy()
-    positions = match(old, new, norms).positions
-    return {site: torch.from_numpy(where) for site, where in positions.items()}
+    return {site: torch.from_numpy(where) for site, where in match(old, new, norms).items()}
 
 
 def _norms(weight: torch.Tensor, axis: int, blocks: int) -> torch.Tensor:
     """The norm of each output channel; of a grouped transposed convolution the second axis holds one block only."""
     if axis == 0 or blocks == 1:
-        return torch.linalg.vector_norm(weight.transpose(0, axis).flatten(1), dim=1)
-    blockwise = weight.reshape(blocks, -1, *weight.shape[1:]).transpose(1, 2).flatten(2)
-    return torch.linalg.vector_norm(blockwise, dim=2).flatten()
+        return weight.transpose(0, axis).flatten(1).square().sum(1).sqrt()
+    return weight.reshape(blocks, -1, *weight.shape[1:]).transpose(1, 2).flatten(2).square().sum(2).sqrt().flatten()
 
 
-def mark(module: fx.GraphModule, facts: Facts) -> dict[Site, tuple[np.ndarray[Any, Any], int]]:
+def mark(module: fx.GraphModule, facts: Facts) -> Channels:
     """Which channel stands at each position of each layer of ``module``, the traced one or a resized one."""
     marker = Marker()
     env: dict[fx.Node, Any] = {}
@@ -202,6 +200,10 @@ def mark(module: fx.GraphModule, facts: Facts) -> dict[Site, tuple[np.ndarray[An
         value = facts.values[facts.by_name[node.name]]
         call = MarkCall(node, module, entry.arguments, facts, value, env, marker)
         env[node] = entry.rule.labels(call) if facts.moves(value) else None
+        if isinstance(env[node], dict):
+            still = {dim for dim, parts in enumerate(value.dims) if not facts.depths.moves(parts)}
+            for dim, field in env[node].items():
+                marker.holds(field, tuple(still - {dim}))
     return marker.channels()
 
 
@@ -240,6 +242,8 @@ def _inherited(
 
 
 def _merged(values: torch.Tensor, fresh: torch.Tensor, places: list[torch.Tensor], reads: list[bool]) -> torch.Tensor:
+    if values.shape != fresh.shape:
+        raise AssertionError(f"{tuple(values.shape)} channels are known for a tensor of shape {tuple(fresh.shape)}")
     for read in (True, False):  # what a new channel writes is fresh, also where it reads a new one
         for axis, place in enumerate(places):
             if reads[axis] == read and bool((place < 0).any()):

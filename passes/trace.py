@@ -13,6 +13,7 @@ import copy
 import dataclasses
 import inspect
 import logging
+import operator
 import os
 import random
 import sys
@@ -71,6 +72,9 @@ def trace(model: nn.Module, example_inputs: Inputs) -> Trace:
         for node in graph.nodes
         if node.op in ("call_module", "get_attr")
     }
+    for path in parts:
+        if hasattr(fx.GraphModule, str(path).partition(".")[0]):
+            raise TraceError(f"{path!r} cannot be in a torch.fx.GraphModule, which has such an attribute: rename it")
     graph_module = graph_module_of(parts, graph, like=model)
     return Trace(graph_module, tuple(call.inputs), mode_dependent=not joined)
 
@@ -83,7 +87,9 @@ def graph_module_of(parts: Mapping[str, Any], graph: fx.Graph, like: nn.Module) 
         twin = modules.get(path)
         if twin is not None:
             module.training = twin.training
-            module._non_persistent_buffers_set |= twin._non_persistent_buffers_set & module._buffers.keys()
+            persistent = twin._buffers.keys() - twin._non_persistent_buffers_set
+            # plain tensors become buffers here, but are in no state_dict
+            module._non_persistent_buffers_set |= module._buffers.keys() - persistent
     return graph_module
 
 
@@ -106,7 +112,15 @@ class _Proxy(fx.Proxy):
     tracer: _ShapeTracer
 
     def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):  # a protocol that torch asks any object for
+            raise AttributeError(name)
         return _AttributeProxy(self, name)
+
+    def __round__(self, digits: int | None = None) -> Any:
+        return round(self.tracer.number(self, "round()"), digits)
+
+    def __setitem__(self, index: Any, value: Any) -> None:
+        self.tracer.create_proxy("call_function", operator.setitem, (self, index, value), {})
 
     def __len__(self) -> int:
         return len(self.tracer.value(self, "len()"))
@@ -157,7 +171,8 @@ class _ShapeTracer(fx.Tracer):
             for module in root.modules():
                 module.training = not module.training
         try:
-            graph = self.trace(root)
+            with _factories_that_take_proxies(), _isinstance_that_sees_values(root):
+                graph = self.trace(root)
         except TraceError:
             raise
         except Exception as error:
@@ -278,12 +293,59 @@ class _ShapeTracer(fx.Tracer):
             self.running = False
 
     def _operand(self, a: Any) -> Any:
-        return a.meta["val"] if isinstance(a, fx.Node) else self._to_fake(a)
+        if not isinstance(a, fx.Node):
+            return self._to_fake(a)
+        if "val" not in a.meta:  # a tensor that fx found in a plain attribute
+            a.meta.update(val=self._run(a), source=_user_line(), scope=self.scope.module_path)
+        return a.meta["val"]
 
     def _to_fake(self, a: Any) -> Any:
         if isinstance(a, torch.Tensor) and not isinstance(a, FakeTensor):
             return self.fake.from_tensor(a, static_shapes=True)
         return a
+
+
+@contextlib.contextmanager
+def _factories_that_take_proxies() -> Iterator[None]:
+    """Let ``torch.zeros(x.size(0), 3)`` be recorded: as ``torch.zeros((x.size(0), 3))``, which torch can dispatch."""
+
+    def taking_proxies(factory: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*size: Any, **options: Any) -> Any:
+            recorded = len(size) > 1 and any(isinstance(length, fx.Proxy) for length in size)
+            return factory(size, **options) if recorded else factory(*size, **options)
+
+        return call
+
+    originals = {name: getattr(torch, name) for name in ("zeros", "ones", "empty", "rand", "randn")}
+    try:
+        for name, factory in originals.items():
+            setattr(torch, name, taking_proxies(factory))
+        yield
+    finally:
+        for name, factory in originals.items():
+            setattr(torch, name, factory)
+
+
+@contextlib.contextmanager
+def _isinstance_that_sees_values(model: nn.Module) -> Iterator[None]:
+    """Let ``isinstance(x, torch.Tensor)`` in the files of the model's classes look at what a proxy stands for."""
+
+    def sees_values(obj: Any, kind: Any) -> bool:
+        return isinstance(obj.node.meta["val"] if isinstance(obj, _Proxy) else obj, kind)
+
+    functions = (getattr(type(module).forward, "__globals__", {}) for module in model.modules())
+    spaces = {
+        id(space): space
+        for space in functions
+        if not space.get("__name__", "torch.").startswith("torch.") and "isinstance" not in space
+    }
+    try:
+        for space in spaces.values():
+            space["isinstance"] = sees_values
+        yield
+    finally:
+        for space in spaces.values():
+            del space["isinstance"]
 
 
 def plain_subclass(module: nn.Module) -> type[nn.Module]:

@@ -9,6 +9,7 @@ import torch
 from torch import fx
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.node import map_aggregate
+from torch.utils.flop_counter import FlopCounterMode
 
 from conet_fx.errors import ResizeError
 from conet_fx.passes.call import Facts, Int, Tensor, Value
@@ -33,12 +34,23 @@ def verify(module: fx.GraphModule, traced: Trace, facts: Facts, size: Callable[[
         ]
         runner.run(*inputs)
     for node in module.graph.nodes:
-        if not _agrees(node.meta["val"], facts.values[originals[node.name]], size):
+        if not agrees(node.meta["val"], facts.values[originals[node.name]], size):
             raise ResizeError(
                 f"{source(node)} gives {node.meta['val']} where "
                 f"{_shape(facts.values[originals[node.name]], size)} was predicted. This is a fault in the operator "
                 "table of conet-fx, please report it"
             )
+
+
+def multiply_adds(node: fx.Node) -> int:
+    """What one operator of a traced module costs, counted while it runs on fake tensors."""
+    with undisturbed(), FakeTensorMode(allow_non_fake_inputs=True) as mode, FlopCounterMode(display=False) as counter:
+        module = node.graph.owning_module
+        assert module is not None
+        runner = _FakeRunner(module, mode)
+        runner.env = {n: map_aggregate(n.meta["val"], runner.fake) for n in node.all_input_nodes}
+        runner.run_node(node)
+    return int(counter.get_total_flops()) // 2
 
 
 class _FakeRunner(fx.Interpreter):
@@ -86,13 +98,14 @@ def _meta(a: Any) -> Any:
     return torch.empty(a.shape, dtype=a.dtype, device="meta") if isinstance(a, torch.Tensor) else a
 
 
-def _agrees(val: Any, value: Value, size: Callable[[Dim], int]) -> bool:
+def agrees(val: Any, value: Value, size: Callable[[Dim], int]) -> bool:
+    """True where the result of a node has the sizes that its value says."""
     if isinstance(value, Tensor):
         return isinstance(val, torch.Tensor) and tuple(val.shape) == _shape(value, size)
     if isinstance(value, Int):
         return bool(val == size(value.dim))
     if isinstance(value, (tuple, list)) and isinstance(val, (tuple, list)):
-        return all(_agrees(v, w, size) for v, w in zip(val, value, strict=True))
+        return len(val) == len(value) and all(agrees(v, w, size) for v, w in zip(val, value, strict=True))
     return True
 
 

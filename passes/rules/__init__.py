@@ -25,6 +25,7 @@ from conet_fx.passes.rules.moves import (
     Permute,
     Rescale,
     Reshape,
+    ReshapeLike,
     ReshapeModule,
     SameShape,
     Split,
@@ -34,7 +35,7 @@ from conet_fx.passes.rules.moves import (
     Unbind,
     Unflatten,
 )
-from conet_fx.passes.rules.sizes import Arithmetic, Compare, Shape
+from conet_fx.passes.rules.sizes import Arithmetic, Compare, Numel, Shape
 
 __all__ = [
     "Arithmetic",
@@ -59,6 +60,7 @@ __all__ = [
     "MatMul",
     "Mixing",
     "Narrow",
+    "Numel",
     "Opaque",
     "Output",
     "Pad",
@@ -67,6 +69,7 @@ __all__ = [
     "Reduce",
     "Rescale",
     "Reshape",
+    "ReshapeLike",
     "ReshapeModule",
     "Rule",
     "SameShape",

@@ -17,6 +17,7 @@ from conet_fx.errors import ConstraintError
 from conet_fx.passes.call import Call, Value, dims_in, fixed_like
 from conet_fx.passes.depth import is_fixed
 from conet_fx.passes.labels import MarkCall
+from conet_fx.passes.verify import multiply_adds
 
 EdgeKind = Literal["conv", "non_conv"]
 NodeKind = Literal["input", "single", "summation", "concatenation", "output"]
@@ -86,15 +87,17 @@ class Opaque(Rule):
     def because(self, call: Call, reason: str) -> Value:
         dims = [dim for node in call.node.all_input_nodes for dim in dims_in(call.facts.values[node])]
         moving = [dim for dim in dims if not is_fixed(dim)]
-        if moving and call.options.strict:
+        owns = call.node.op == "call_module" and next(call.module.parameters(), None) is not None
+        if (moving or owns) and call.options.strict:
             raise ConstraintError(
                 f"{call.why} {reason}, so the channels that it touches cannot be followed. Add an entry for it to "
                 "conet_fx.passes.ops, or pass strict=False to keep these channels as they are"
             )
-        if moving:
+        if moving or owns:
             call.facts.unknown.append(f"{call.why} {reason}")
         for dim in moving:
             call.depths.freeze(dim, f"{call.why} {reason}")
+        call.count(multiply_adds(call.node))
         return fixed_like(call.node.meta["val"])
 
     def labels(self, call: MarkCall) -> Any:

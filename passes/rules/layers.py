@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from conet_fx.passes.call import Call, Layout, NoRule, Tensor, Value, fixed_like, product
-from conet_fx.passes.depth import Dim, is_fixed
+from conet_fx.passes.depth import Dim, Slot, is_fixed
 from conet_fx.passes.labels import Fields, MarkCall
 from conet_fx.passes.rules.base import EdgeKind, Rule
 from conet_fx.passes.trace import attribute
@@ -58,6 +58,8 @@ class Convolution(Rule):
                 if groups > 1:
                     call.depths.multiple(x, groups, call.why)
                     call.depths.multiple(layer.dims["out"], groups, call.why)
+                    if any(isinstance(part, Slot) and part.repeat > 1 for part in call.depths.resolve(x)):
+                        call.mixes(x)  # the copies of one channel may come to stand in two groups
             out = layer.dims["out"]
             near, far = ((x, "in"), (out, "out")) if self.transposed else ((out, "out"), (x, "in"))
             first = near
@@ -149,16 +151,19 @@ class ChannelNorm(Rule):
         if len(dims) < 2:
             raise NoRule("its input has no channel dim")
         axis = self._axis(len(dims))
+        instancewise = isinstance(module, nn.GroupNorm) and module.num_groups == module.num_channels > 1
         if getattr(module, self.size) == call.size(dims[axis]):
             layer = call.layer("norm", **{"in": dims[axis]})
             names = ("weight", "bias", "running_mean", "running_var")
             layer.tensors = tuple(Layout(name, (dims[axis],), ("in",)) for name in names)
             layer.attributes = ((self.size, dims[axis]),)
+            if instancewise:
+                layer.attributes += (("num_groups", dims[axis]),)
         elif not isinstance(module, nn.PReLU):
             raise NoRule(f"it is built for {getattr(module, self.size)} channels")
-        if isinstance(module, nn.GroupNorm):
+        if isinstance(module, nn.GroupNorm) and not instancewise:
             call.depths.multiple(dims[axis], module.num_groups, call.why)
-        if self.mixes and not (isinstance(module, nn.GroupNorm) and module.num_groups == module.num_channels):
+        if self.mixes and not instancewise:
             call.mixes(dims[axis])
         return Tensor(dims)
 
@@ -246,11 +251,8 @@ class FunctionalConvolution(Rule):
         if isinstance(call.operand("bias"), Tensor):
             call.tie(call.dims("bias")[0], weight[0])
         call.count(samples, weight[0], weight[1])
-        path = owner(call.raw("weight"))
-        if path is not None and groups == 1:
-            call.facts.writers[path] = weight[0]
-            call.facts.readers[path] = weight[1]
-            call.facts.reading.add((str(call.raw("weight").target), "1"))
+        if groups == 1:
+            _owns(call, weight)
         return Tensor((*dims[:axis], weight[0], *((n,) for n in call.shape[axis + 1 :])))
 
     def labels(self, call: MarkCall) -> Any:
@@ -269,12 +271,9 @@ class FunctionalLinear(Rule):
         if isinstance(call.operand("bias"), Tensor):
             call.tie(call.dims("bias")[0], weight[0])
         call.count(1, *dims, weight[0])
-        path = owner(call.raw("weight"))
+        path = _owns(call, weight)
         if path is not None:
             call.facts.linear.add(path)
-            call.facts.writers[path] = weight[0]
-            call.facts.readers[path] = weight[1]
-            call.facts.reading.add((str(call.raw("weight").target), "1"))
         return Tensor((*dims[:-1], weight[0]))
 
     def labels(self, call: MarkCall) -> Any:
@@ -352,12 +351,17 @@ class FunctionalLayerNorm(Rule):
         return fields
 
 
-def owner(node: Any) -> str | None:
-    """Path of the module whose parameter a weight is, or is computed from."""
-    while isinstance(node, torch.fx.Node):
-        if node.op == "get_attr":
-            return str(node.target).rpartition(".")[0] or str(node.target)
-        node = node.all_input_nodes[0] if node.all_input_nodes else None
+def _owns(call: Call, weight: tuple[Dim, ...]) -> str | None:
+    """Note who writes ``weight[0]`` and reads ``weight[1]``: the module whose parameter the weight is made of."""
+    for layer in call.facts.layers.values():
+        for role, dim in layer.dims.items():
+            if layer.kind == "parameter" and call.depths.resolve(dim) == call.depths.resolve(weight[1]):
+                path = layer.path.rpartition(".")[0] or layer.path
+                call.facts.writers[path] = weight[0]
+                call.facts.readers[path] = weight[1]
+                call.facts.reading.add((layer.path, role))
+                return path
+    call.mixes(weight[1])  # nothing is there to be set to zero for a new channel
     return None
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from fractions import Fraction
 from typing import Any, ClassVar, Literal
 
 import torch
 
 from conet_fx.passes.call import Call, Int, NoRule, Tensor, Value, fixed_like, product
-from conet_fx.passes.depth import Dim, is_fixed
+from conet_fx.passes.depth import Dim, Slot, is_fixed
 from conet_fx.passes.labels import Fields, MarkCall
 from conet_fx.passes.rules.base import NodeKind, Rule
 
@@ -40,7 +41,7 @@ class Concatenation(Rule):
         return Tensor(tuple(dims))
 
     def labels(self, call: MarkCall) -> Any:
-        operands = call.raw("tensors")
+        operands = call.items("tensors")
         ndim = len(call.out)
         axis = int(call.number("dim")) % ndim
         out: Fields = {}
@@ -48,14 +49,13 @@ class Concatenation(Rule):
             if is_fixed(parts):
                 continue
             fields = []
-            for index, node in enumerate(operands):
-                field = call.fields_of(node).get(dim)
+            for index, (given, shape) in enumerate(operands):
+                field = given.get(dim)
                 if field is None and dim == axis:
-                    length = call.shape_of(node)[dim]
-                    labels = call.marker.fresh(f"{call.node.name}/{index}", length)
+                    labels = call.marker.fresh(f"{call.node.name}/{index}", shape[dim])
                     field = call.spread(labels, dim, ndim)
                 if field is not None:
-                    fields.append((field, call.shape_of(node)))
+                    fields.append((field, shape))
             if dim != axis:
                 for other, _ in fields[1:]:
                     call.marker.link(call.marker.collapse(fields[0][0], (axis,)), call.marker.collapse(other, (axis,)))
@@ -89,8 +89,8 @@ class Stack(Rule):
     def labels(self, call: MarkCall) -> Any:
         axis = int(call.number("dim")) % len(call.out)
         out: Fields = {}
-        for node in call.raw("tensors"):
-            for dim, field in call.fields_of(node).items():
+        for fields, _ in call.items("tensors"):
+            for dim, field in fields.items():
                 target = dim + (dim >= axis)
                 if target in out:
                     call.marker.link(out[target], field.unsqueeze(axis))
@@ -215,6 +215,8 @@ class GetItem(Rule):
         stop = max(start, stop)
         length = len(range(start, stop, step))
         if is_fixed(dim) or (start, stop, step) == (0, size, 1):
+            if not is_fixed(dim) and item.start is not None:
+                call.rewrite("index", (), *where, "start")
             if not is_fixed(dim) and item.stop is not None:
                 call.rewrite("index", dim, *where, "stop")
             return dim if length == size else (length,)
@@ -265,6 +267,9 @@ class Squeeze(Rule):
         return Tensor(tuple(dim for axis, dim in enumerate(dims) if axis not in gone))
 
 
+_INFERRED = Int((-1,))
+
+
 class Reshape(Rule):
     """view, reshape, flatten, unflatten: each smallest run of dims with equal products is followed by itself.
 
@@ -280,7 +285,7 @@ class Reshape(Rule):
         before = [call.size(dim) for dim in dims]
         out: list[Dim] = [(n,) for n in shape]
         for inputs, outputs in _runs(before, shape):
-            movable = [axis for axis in inputs if not is_fixed(dims[axis])]
+            movable = [axis for axis in inputs if call.depths.moves(dims[axis])]
             if not movable:
                 continue
             if len(movable) > 1 or not outputs:
@@ -288,7 +293,7 @@ class Reshape(Rule):
                 continue
             axis = movable[0]
             wide = [o for o in outputs if shape[o] != 1]
-            target = wide[0] if len(wide) == 1 else self._growing(call, outputs, shape)
+            target = wide[0] if len(wide) == 1 else self._growing(call, outputs, shape, dims[axis])
             if target is None:
                 call.freeze(dims[axis], because="spreads the channels over several dims")
                 continue
@@ -297,43 +302,34 @@ class Reshape(Rule):
             outer_out = product([shape[o] for o in outputs if o < target])
             inner_out = product([shape[o] for o in outputs if o > target])
             out[target] = _refactor(call, dims[axis], outer_in, inner_in, outer_out, inner_out)
-            for o in outputs:
-                self._note(call, o, out[o])
+        for o, given in self._given(call).items():
+            if given != _INFERRED:
+                self._settle(call, o, out[o])
         return Tensor(tuple(out))
 
-    def _arguments(self, call: Call) -> list[Any] | None:
-        """The integers of the new shape, where the operator has them."""
-        try:
-            given = call.raw(self.argument)
-        except KeyError:
-            return None
-        return list(given) if isinstance(given, (tuple, list)) else None
+    def _settle(self, call: Call, axis: int, dim: Dim) -> None:
+        """The new dim at ``axis`` is ``dim``, whose size the operator was given."""
+        call.rewrite(self.argument, dim, axis - self._first(call))
+
+    def _given(self, call: Call) -> dict[int, Value]:
+        """What is known of the integer that gives each new dim, where the operator has them."""
+        given = enumerate(call.integers(self.argument), self._first(call))
+        return {axis: value for axis, value in given if isinstance(value, Int)}
 
     def _first(self, call: Call) -> int:
         return 0
 
-    def _growing(self, call: Call, outputs: list[int], shape: tuple[int, ...]) -> int | None:
-        arguments = self._arguments(call)
-        given: dict[int, Any] = {}
-        if arguments is not None and self._first(call) + len(arguments) <= len(shape):
-            given = {self._first(call) + i: a for i, a in enumerate(arguments)}
-        symbolic = [
-            o for o in outputs if isinstance(value := call.value(given.get(o)), Int) and not is_fixed(value.dim)
-        ]
+    def _growing(self, call: Call, outputs: list[int], shape: tuple[int, ...], dim: Dim) -> int | None:
+        given = self._given(call)
+        symbolic = [o for o in outputs if isinstance(value := given.get(o), Int) and not is_fixed(value.dim)]
         if symbolic:
             return symbolic[0] if len(symbolic) == 1 else None
-        inferred = [o for o in outputs if call.concrete(given.get(o)) == -1]
+        inferred = [o for o in outputs if given.get(o) == _INFERRED]
         if inferred:
             return inferred[0]
-        return max(outputs, key=lambda o: (shape[o], o))
-
-    def _note(self, call: Call, axis: int, dim: Dim) -> None:
-        arguments = self._arguments(call)
-        index = axis - self._first(call)
-        if arguments is None or not 0 <= index < len(arguments):
-            return
-        if call.concrete(arguments[index]) != -1:
-            call.rewrite(self.argument, dim, index)
+        inner = math.gcd(*(int(p.repeat) for p in dim if isinstance(p, Slot) and p.repeat.denominator == 1))
+        whole = [o for o in outputs if inner == 0 or product(shape[o + 1 : outputs[-1] + 1]) % inner == 0]
+        return max(whole or outputs, key=lambda o: (shape[o], o))
 
 
 class Unflatten(Reshape):
@@ -348,8 +344,18 @@ class Unflatten(Reshape):
 class ReshapeModule(Reshape):
     """nn.Flatten."""
 
-    def _arguments(self, call: Call) -> list[Any] | None:
-        return None
+    def _given(self, call: Call) -> dict[int, Value]:
+        return {}
+
+
+class ReshapeLike(Reshape):
+    """view_as and reshape_as: every new dim is that of another tensor."""
+
+    def _given(self, call: Call) -> dict[int, Value]:
+        return {axis: Int(dim) for axis, dim in enumerate(call.dims("other"))}
+
+    def _settle(self, call: Call, axis: int, dim: Dim) -> None:
+        call.tie(dim, call.dims("other")[axis])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -378,6 +384,13 @@ class Rescale(Rule):
         channels = call.depths.scale(dims[axis], self._factor(call), call.why)
         return Tensor((*dims[:axis], channels, *((n,) for n in shape[axis + 1 :])))
 
+    def labels(self, call: MarkCall) -> Any:
+        if self.way != "fold":
+            return call.moved()
+        axis = len(call.shape()) - 2  # overlapping patches are added, so all taps of one channel are one
+        taps = call.line("input", axis, call.shape()[axis]).reshape(call.out[axis], -1)
+        return {axis: call.spread(call.marker.line(taps, 0), axis, len(call.out))}
+
 
 class ChannelShuffle(Rule):
     """nn.ChannelShuffle: the rows are equally long, then interleaved."""
@@ -397,18 +410,16 @@ class Expand(Rule):
         if "other" in call._arguments:
             like = call.dims("other")
             return Tensor(_tie_or_take(call, dims, like))
-        given = list(call.raw("sizes")) if isinstance(call.raw("sizes"), (tuple, list)) else None
+        given = call.integers("sizes")
         out: list[Dim] = []
-        for axis, length in enumerate(shape):
+        for axis, (length, wanted) in enumerate(zip(shape, given, strict=True)):
             own = dims[axis - (len(shape) - len(dims))] if axis >= len(shape) - len(dims) else (1,)
-            wanted = call.value(given[axis]) if given is not None else None
             if call.size(own) == length:
                 dim = own
-            elif isinstance(wanted, Int) and not is_fixed(wanted.dim):
-                dim = wanted.dim
             else:
-                dim = call.depths.new(length) if given is not None else (length,)
-            if given is not None and call.concrete(given[axis]) != -1:
+                call.freeze(own, because="broadcasts one channel")
+                dim = wanted.dim if not is_fixed(wanted.dim) else call.depths.new(length)
+            if wanted != _INFERRED:
                 call.rewrite("sizes", dim, axis)
             out.append(dim)
         return Tensor(tuple(out))
@@ -416,41 +427,25 @@ class Expand(Rule):
     def labels(self, call: MarkCall) -> Any:
         fields = call.fields()
         shift = len(call.out) - len(call.shape())
-        out = {d + shift: f.reshape((1,) * shift + f.shape) for d, f in fields.items()}
+        kept = {d: f for d, f in fields.items() if call.shape()[d] == call.out[d + shift]}
+        out = {d + shift: f.reshape((1,) * shift + f.shape) for d, f in kept.items()}
         other = call._arguments.get("other")
-        for dim, parts in enumerate(call.result.dims):
-            if is_fixed(parts) or dim in out:
-                continue
-            like = call.fields_of(other).get(dim) if other is not None else None
-            if like is None:
-                like = call.spread(call.marker.fresh(f"{call.node.name}/{dim}", call.out[dim]), dim, len(call.out))
-            out[dim] = like
-        return out
+        like = {d: f for d, f in call.fields_of(other).items() if d not in out} if other is not None else {}
+        return {**_fresh(call), **like, **out}
 
 
 class Create(Rule):
     """zeros, ones, full, empty, new_zeros ...: every length given follows what the tensor meets."""
 
     def depth(self, call: Call) -> Value:
-        given = call.raw("sizes")
         dims: list[Dim] = []
-        for axis, length in enumerate(call.shape):
-            value = call.value(given[axis]) if isinstance(given, (tuple, list)) else None
-            if isinstance(value, Int) and not is_fixed(value.dim):
-                dims.append(value.dim)
-            elif isinstance(value, Int) and length > 1:
-                dims.append(call.depths.new(length))
-                call.rewrite("sizes", dims[-1], axis)
-            else:
-                dims.append((length,))
+        for axis, (length, given) in enumerate(zip(call.shape, call.integers("sizes"), strict=True)):
+            dims.append(call.depths.new(length) if is_fixed(given.dim) and length > 1 else given.dim)
+            call.rewrite("sizes", dims[-1], axis)
         return Tensor(tuple(dims))
 
     def labels(self, call: MarkCall) -> Any:
-        return {
-            dim: call.spread(call.marker.fresh(f"{call.node.name}/{dim}", call.out[dim]), dim, len(call.out))
-            for dim, parts in enumerate(call.result.dims)
-            if not is_fixed(parts)
-        }
+        return _fresh(call)
 
 
 class Tile(Rule):
@@ -459,14 +454,25 @@ class Tile(Rule):
     def depth(self, call: Call) -> Value:
         dims, shape = call.dims(), call.shape
         shift = len(shape) - len(dims)
-        given = call.concrete(call.raw("sizes"))
-        if given is None or len(given) != len(shape):
+        given = call.integers("sizes")
+        if len(given) != len(shape):
             raise NoRule("fewer counts than dims")
-        out: list[Dim] = [(n,) for n in shape]
-        for axis, dim in enumerate(dims):
-            if not is_fixed(dim):
-                out[axis + shift] = dim * given[axis + shift]
+        out: list[Dim] = []
+        for axis, (own, count) in enumerate(zip(((1,),) * shift + dims, given, strict=True)):
+            times = call.size(count.dim)
+            if not is_fixed(own):
+                if not is_fixed(count.dim):
+                    raise NoRule("as many copies of the channels as there are channels")
+                out.append(own * times)
+            elif call.size(own) == 1 < times:
+                out.append(call.depths.new(times) if is_fixed(count.dim) else count.dim)
+                call.rewrite("sizes", out[-1], axis)
+            else:
+                out.append(call.depths.scale(count.dim, call.size(own), call.why))
         return Tensor(tuple(out))
+
+    def labels(self, call: MarkCall) -> Any:
+        return {**_fresh(call), **call.moved()}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -498,10 +504,19 @@ class SameShape(Rule):
 
     def depth(self, call: Call) -> Value:
         dims = call.dims()
-        axes = call.number("dim")
+        axes = call.number("dims")
         axes = [axes] if isinstance(axes, int) else axes or range(len(dims))
         call.freeze(*(dims[a % len(dims)] for a in axes), because="changes the order of channels")
         return Tensor(dims)
+
+
+def _fresh(call: MarkCall) -> Fields:
+    """New labels along every dim of the result that holds a depth."""
+    return {
+        dim: call.spread(call.marker.fresh(f"{call.node.name}/{dim}", call.out[dim]), dim, len(call.out))
+        for dim, parts in enumerate(call.result.dims)
+        if not is_fixed(parts)
+    }
 
 
 def _with(dims: tuple[Dim, ...], axis: int, dim: Dim) -> Tensor:
@@ -513,6 +528,8 @@ def _tie_or_take(call: Call, dims: tuple[Dim, ...], like: tuple[Dim, ...]) -> tu
     for axis, dim in enumerate(dims):
         if call.size(dim) == call.size(like[axis + shift]):
             call.tie(dim, like[axis + shift])
+        else:
+            call.freeze(dim, because="broadcasts one channel")
     return like
 
 

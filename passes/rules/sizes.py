@@ -6,7 +6,7 @@ import dataclasses
 from fractions import Fraction
 from typing import Any, Literal
 
-from conet_fx.passes.call import Call, Int, Tensor, Value, dims_in, fixed_like
+from conet_fx.passes.call import Call, Int, Tensor, Value, dims_in, fixed_like, product
 from conet_fx.passes.depth import Dim, is_fixed
 from conet_fx.passes.labels import MarkCall
 from conet_fx.passes.rules.base import Rule
@@ -18,8 +18,10 @@ class Shape(Rule):
     """``x.shape``, ``x.size()``, ``x.size(d)`` and other attributes of a tensor."""
 
     def depth(self, call: Call) -> Value:
-        dims = call.dims()
         name = call.raw("name") if "name" in call._arguments else "shape"
+        if name in _FIELDS and isinstance(items := call.operand("input"), (tuple, list)):
+            return items[_FIELDS[name]]
+        dims = call.dims()
         if name == "shape":
             which = call.number("dim") if "dim" in call._arguments else None
             return [Int(dim) for dim in dims] if which is None else Int(dims[which])
@@ -30,19 +32,27 @@ class Shape(Rule):
         return fixed_like(call.node.meta["val"])
 
     def labels(self, call: MarkCall) -> Any:
+        name = call._arguments.get("name")
+        if name in _FIELDS and isinstance(call.result, Tensor):
+            return call.item("input", _FIELDS[name])
         return call.moved() if isinstance(call.result, Tensor) else None
+
+
+_FIELDS = {"values": 0, "indices": 1}  # of what torch.max, sort and the like return
 
 
 @dataclasses.dataclass(frozen=True)
 class Arithmetic(Summation):
     """+, -, *, // of tensors or of sizes. Sizes stay linear in depths: n + m, n * 2, n // 2."""
 
-    name: Literal["add", "sub", "mul", "floordiv", "other"]
+    name: Literal["add", "sub", "mul", "floordiv", "mod", "other"]
 
     def _on_numbers(self, call: Call) -> Value:
         values = [call.value(a) for a in call.node.args]
         if len(values) != 2 or not all(isinstance(v, Int) for v in values) or all(is_fixed(v.dim) for v in values):
             if self.name == "other" or all(is_fixed(d) for d in dims_in(values)):
+                for dim in dims_in(values):
+                    call.mixes(dim)  # a factor such as 1 / sqrt(channels)
                 return fixed_like(call.node.meta["val"])
             return super()._on_numbers(call)
         a, b = (v.dim for v in values)
@@ -53,11 +63,30 @@ class Arithmetic(Summation):
             return Int(call.depths.scale(dim, call.size(times), call.why))
         if self.name == "floordiv" and is_fixed(b) and call.size(a) % call.size(b) == 0:
             return Int(call.depths.scale(a, Fraction(1, call.size(b)), call.why))
+        if self.name == "mod" and is_fixed(b) and call.node.meta["val"] == 0:
+            call.depths.multiple(a, call.size(b), call.why)
+            return Int((0,))
         if self.name == "sub" and not is_fixed(a) and not is_fixed(b):
             rest = _minus(call, a, b)
             if rest is not None:
                 return Int(rest)
         return super()._on_numbers(call)
+
+
+class Numel(Rule):
+    """``x.numel()``: the product of all dims, of which one may hold channels."""
+
+    def depth(self, call: Call) -> Value:
+        value = call.operand("input")
+        dims = value.dims if isinstance(value, Tensor) else [number.dim for number in value]
+        moving = [dim for dim in dims if not is_fixed(dim)]
+        if len(moving) == 1:
+            return Int(call.depths.scale(moving[0], product([call.size(d) for d in dims if is_fixed(d)]), call.why))
+        call.freeze(*moving, because="multiplies two channel counts")
+        return fixed_like(call.node.meta["val"])
+
+    def labels(self, call: MarkCall) -> Any:
+        return None
 
 
 class Compare(Rule):

@@ -1,7 +1,7 @@
 """What must hold for every network that can be traced: the invariants of DESIGN 4, checked on one model.
 
-:func:`check_everything` is the judge of all test networks. It never looks at how a plan was found, only at what the plan
-promises: sizes, costs, gradients, and that inherited weights keep the function.
+:func:`check_everything` is the judge of all test networks. It never looks at how a plan was found, only at what the
+plan promises: sizes, costs, gradients, and that inherited weights keep the function.
 """
 
 from __future__ import annotations
@@ -123,6 +123,8 @@ def check_caller_is_untouched(model: nn.Module, inputs: Any, **options: bool) ->
 def check_identity(model: nn.Module, plan: ChannelPlan, inputs: Any) -> None:
     """The traced module and a resize to the present sizes give the bits of the original."""
     resized = plan.resize({}, init="inherit")
+    for positions in resized.meta["conet_fx"]["kept"].values():
+        assert torch.equal(positions, torch.arange(len(positions)))
     assert list(resized.state_dict()) == list(plan.trace.graph_module.state_dict())
     assert set(resized.state_dict()) <= set(model.state_dict()) | set(plan.trace.graph_module.state_dict())
     for module in (plan.trace.graph_module, resized):
@@ -171,6 +173,9 @@ def masked(plan: ChannelPlan, resized: fx.GraphModule) -> fx.GraphModule:
         for name in path.split("."):
             owner = getattr(owner, name)
         positions = kept[path, role]
+        assert len(positions) == width(resized, path, role)
+        stayed = positions[positions >= 0].tolist()
+        assert len(set(stayed)) == len(stayed)
         if isinstance(owner, torch.Tensor):
             zero_others(owner, int(role), positions)
         elif isinstance(owner, nn.Linear):
@@ -184,6 +189,16 @@ def masked(plan: ChannelPlan, resized: fx.GraphModule) -> fx.GraphModule:
             for weight, here in zip(owner.weight.chunk(blocks), present.chunk(blocks), strict=True):
                 zero_others(weight, 1, here.nonzero().flatten())
     return module
+
+
+def width(module: nn.Module, path: str, role: str) -> int:
+    """Input channels of the layer at ``path``, or the length of axis ``role`` of a parameter."""
+    owner: Any = module
+    for name in path.split("."):
+        owner = getattr(owner, name)
+    if isinstance(owner, torch.Tensor):
+        return owner.shape[int(role)]
+    return int(owner.in_features if isinstance(owner, nn.Linear) else owner.in_channels)
 
 
 def zero_others(weight: torch.Tensor, axis: int, kept: torch.Tensor) -> None:
@@ -204,7 +219,7 @@ def close(a: nn.Module, b: nn.Module, inputs: Any) -> None:
 
 @torch.no_grad()
 def outputs(module: nn.Module, inputs: Any) -> list[torch.Tensor]:
-    """Output tensors in eval mode (in the given mode where ``module`` is not a whole in eval), module left as it was."""
+    """Output tensors in eval mode; the module is left as it was."""
     torch.manual_seed(0)
     return list(tensors(call(copy.deepcopy(module).eval(), inputs)))
 

@@ -22,8 +22,8 @@ LINEAR = "only linear layers write it"
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """``free``: group name -> (size, quantum). ``frozen``: group name -> part of the reason. ``mixed``: free groups over
-    which some operator normalises or reduces. ``options`` go to ``analyze``.
+    """``free``: group name -> (size, quantum). ``frozen``: group name -> part of the reason. ``mixed``: free groups
+    over which some operator normalises or reduces. ``options`` go to ``analyze``.
     """
 
     name: str
@@ -54,7 +54,7 @@ def case(
     """Add the decorated function to the catalogue; the layer ``out`` writes the output of the network."""
 
     def add(build: Callable[[], nn.Module]) -> Callable[[], nn.Module]:
-        written = {name: OUTPUT for name in out.split()}
+        written = dict.fromkeys(out.split(), OUTPUT)
         name = f"{build.__module__.rpartition('.')[2]}-{build.__name__}"
         CASES.append(Case(name, build, shapes, free or {}, {**written, **(frozen or {})}, frozenset(mixed), options))
         return build
@@ -79,4 +79,4 @@ def parameter(*shape: int) -> nn.Parameter:
     return nn.Parameter(torch.randn(shape))
 
 
-from tests.passes.cases import attention, blocks, joins, layers, moves, numbers  # noqa: E402, F401
+from tests.passes.cases import attention, blocks, designs, joins, layers, moves, numbers, spellings  # noqa: E402, F401

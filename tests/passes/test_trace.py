@@ -1,0 +1,434 @@
+"""Tracing: the caller's model stays as it is, Python that asks for sizes is followed, errors name the user's line."""
+
+from __future__ import annotations
+
+import inspect
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+import torchvision
+from torch import Tensor, nn
+
+from conet_fx.errors import TraceError
+from conet_fx.passes.trace import Trace, trace
+from tests.passes.cases import conv, net
+
+IMAGE = torch.randn(2, 3, 8, 8)
+HERE = str(Path(__file__))
+
+
+def line_of(function: Callable[..., Any], text: str) -> str:
+    """ "file:line" of the line of ``function`` that contains ``text``."""
+    lines, first = inspect.getsourcelines(function)
+    return f"{HERE}:{first + next(i for i, line in enumerate(lines) if text in line)}"
+
+
+def same_outputs(traced: Trace, model: nn.Module, *inputs: Any, **keywords: Any) -> None:
+    """In eval mode the traced module gives the bits of the model."""
+    expected = model.eval()(*inputs, **keywords)
+    assert torch.equal(traced.graph_module.eval()(*inputs, **keywords), expected)
+
+
+# --- the caller's side -----------------------------------------------------------------------------------------------
+
+
+class Noisy(nn.Module):
+    """Fails unless ``channels`` is 5."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.a = conv(3, channels)
+        self.norm = nn.BatchNorm2d(channels).eval()
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.dropout(self.norm(self.a(x)), 0.5, self.training)
+        return y + torch.rand(2, 5, 8, 8)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_nothing_of_the_caller_changes(fails: bool) -> None:
+    model = Noisy(4 if fails else 5)
+    calls: list[str] = []
+    model.register_forward_hook(lambda *_: calls.append("model"))
+    model.a.register_forward_pre_hook(lambda *_: calls.append("a"))
+    state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    modes = [module.training for module in model.modules()]
+    torch.manual_seed(3)
+    np.random.seed(3)
+    random.seed(3)
+    before = torch.get_rng_state(), np.random.get_state()[1].tolist(), random.getstate()
+    if fails:
+        with pytest.raises(TraceError, match="add"):
+            trace(model, IMAGE)
+    else:
+        trace(model, IMAGE)
+    assert torch.equal(torch.get_rng_state(), before[0])
+    assert (np.random.get_state()[1].tolist(), random.getstate()) == before[1:]
+    assert [module.training for module in model.modules()] == modes
+    assert all(torch.equal(tensor, state[name]) for name, tensor in model.state_dict().items())
+    assert "model" not in calls
+    if not fails:
+        calls.clear()
+        model(IMAGE)
+        assert calls == ["a", "model"]
+
+
+def test_parameters_are_shared_with_the_caller() -> None:
+    model = nn.Sequential(conv(3, 4), nn.ReLU(), conv(4, 2))
+    traced = trace(model, IMAGE)
+    assert traced.graph_module.get_submodule("0") is model[0]
+    same_outputs(traced, model, IMAGE)
+
+
+# --- where a node comes from -----------------------------------------------------------------------------------------
+
+
+def test_nodes_know_their_line() -> None:
+    def forward(self: Any, x: Tensor) -> Tensor:
+        y = self.a(x)
+        return y.relu()
+
+    graph = trace(net(forward, a=conv(3, 4)), IMAGE).graph_module.graph
+    found = {node.name: node.meta["source"] for node in graph.nodes if node.op in ("call_module", "call_method")}
+    assert found == {"a": line_of(forward, "self.a"), "relu": line_of(forward, "relu()")}
+
+
+def test_values_are_meta_tensors_of_the_right_shape() -> None:
+    traced = trace(nn.Sequential(conv(3, 4), nn.Flatten()), IMAGE)
+    values = {node.name: node.meta["val"] for node in traced.graph_module.graph.nodes if node.op == "call_module"}
+    assert {name: tuple(value.shape) for name, value in values.items()} == {"_0": (2, 4, 8, 8), "_1": (2, 256)}
+    assert all(value.is_meta for value in values.values())
+
+
+def test_an_operator_that_fails_names_shapes_and_line() -> None:
+    def forward(self: Any, x: Tensor) -> Tensor:
+        y = self.a(x)
+        return self.b(y)
+
+    with pytest.raises(TraceError) as caught:
+        trace(net(forward, a=conv(3, 4), b=conv(5, 4)), IMAGE)
+    assert line_of(forward, "self.b") in str(caught.value)
+    assert "(2, 4, 8, 8)" in str(caught.value)
+
+
+# --- control flow ----------------------------------------------------------------------------------------------------
+
+
+def test_a_branch_on_data_names_its_line() -> None:
+    def forward(self: Any, x: Tensor) -> Tensor:
+        y = self.a(x)
+        if y.sum() > 0:
+            y = -y
+        return y
+
+    with pytest.raises(TraceError, match="depends on the data") as caught:
+        trace(net(forward, a=conv(3, 4)), IMAGE)
+    assert line_of(forward, "if y.sum()") in str(caught.value)
+
+
+@pytest.mark.parametrize("ask", [int, float, lambda s: [0] * s])
+def test_a_number_from_data_is_an_error(ask: Callable[[Any], Any]) -> None:
+    def forward(self: Any, x: Tensor) -> Tensor:
+        ask(x.argmax())
+        return self.a(x)
+
+    with pytest.raises(TraceError):
+        trace(net(forward, a=conv(3, 4)), IMAGE)
+
+
+def test_python_that_asks_for_shapes_is_followed() -> None:
+    def forward(self: Any, x: Tensor) -> Tensor:
+        y = self.a(x)
+        if y.shape[1] > 3:
+            y = -y
+        for axis in range(y.dim()):
+            y = y.flip(axis) if y.size(axis) == 8 else y
+        b, c, h, w = y.shape
+        assert isinstance(int(c), int)
+        assert len(y.shape) == 4
+        y = y.view(b, -1, int(h) * w)
+        scale = 1.0 / float(c)
+        *first, _ = y.unbind(0)
+        return y * scale if len(first) == 1 else y
+
+    model = net(forward, a=conv(3, 4))
+    traced = trace(model, IMAGE)
+    same_outputs(traced, model, IMAGE)
+    assert sum(node.target == "flip" for node in traced.graph_module.graph.nodes) == 2
+
+
+def test_zip_and_unpacking() -> None:
+    def forward(self: Any, x: Tensor) -> Tensor:
+        parts = self.a(x).chunk(2, 1)
+        return torch.cat([part * (i + 1) for i, part in enumerate(reversed(list(parts)))], 1)
+
+    model = net(forward, a=conv(3, 4))
+    same_outputs(trace(model, IMAGE), model, IMAGE)
+
+
+def test_isinstance_sees_a_tensor() -> None:
+    """torchvision's DenseNet and many others wrap a single tensor in a list."""
+
+    def forward(self: Any, x: Tensor | list[Tensor]) -> Tensor:
+        features = [x] if isinstance(x, Tensor) else x
+        assert isinstance(features[0].shape[1], int)
+        return torch.cat([self.a(feature) for feature in features], 1)
+
+    model = net(forward, a=conv(3, 4))
+    same_outputs(trace(model, IMAGE), model, IMAGE)
+    assert "isinstance" not in globals()
+
+
+def test_tensors_of_computed_sizes_follow_the_batch() -> None:
+    def forward(self: Any, x: Tensor) -> Tensor:
+        y = self.a(x)
+        ones = torch.ones(y.size(0), 1, 1, 1) + torch.zeros((y.shape[0],) + (1,) * (y.ndim - 1))
+        return y + ones + torch.zeros(*y.shape) + torch.full((y.shape[0], 1, 1, 1), 2.0)
+
+    model = net(forward, a=conv(3, 4))
+    zeros = torch.zeros
+    traced = trace(model, IMAGE)
+    assert torch.zeros is zeros
+    same_outputs(traced, model, torch.randn(5, 3, 6, 6))
+
+
+def test_an_autograd_function_is_looked_into() -> None:
+    class Double(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: Tensor) -> Tensor:
+            return x * 2
+
+        @staticmethod
+        def backward(ctx: Any, grad: Tensor) -> Tensor:
+            return grad * 2
+
+    def forward(self: Any, x: Tensor) -> Tensor:
+        return Double.apply(self.a(x))
+
+    model = net(forward, a=conv(3, 4))
+    same_outputs(trace(model, IMAGE), model, IMAGE)
+
+
+# --- inputs ----------------------------------------------------------------------------------------------------------
+
+
+def test_tuple_of_inputs() -> None:
+    def forward(self: Any, x: Tensor, y: Tensor) -> Tensor:
+        return self.a(x) + self.a(y)
+
+    model = net(forward, a=conv(3, 4))
+    traced = trace(model, (IMAGE, -IMAGE))
+    assert traced.inputs == ("x", "y")
+    same_outputs(traced, model, IMAGE, -IMAGE)
+
+
+def test_keyword_inputs() -> None:
+    def forward(self: Any, x: Tensor, *, mask: Tensor, scale: float = 2.0) -> Tensor:
+        return self.a(x * mask) * scale
+
+    model = net(forward, a=conv(3, 4))
+    traced = trace(model, {"mask": IMAGE, "x": IMAGE})
+    assert set(traced.inputs) == {"x", "mask"}
+    same_outputs(traced, model, x=IMAGE, mask=IMAGE)
+
+
+def test_defaults_that_the_example_leaves_out_are_no_inputs() -> None:
+    def forward(self: Any, x: Tensor, mask: Tensor | None = None, factor: int = 3) -> Tensor:
+        y = self.a(x) * factor
+        return y if mask is None else y * mask
+
+    model = net(forward, a=conv(3, 4))
+    traced = trace(model, IMAGE)
+    assert traced.inputs == ("x",)
+    same_outputs(traced, model, IMAGE)
+
+
+def test_variable_number_of_inputs() -> None:
+    def forward(self: Any, *images: Tensor) -> Tensor:
+        return torch.cat([self.a(image) for image in images], 1)
+
+    model = net(forward, a=conv(3, 4))
+    traced = trace(model, (IMAGE, -IMAGE, IMAGE))
+    same_outputs(traced, model, IMAGE, -IMAGE, IMAGE)
+
+
+def test_a_list_of_images_in_one_argument() -> None:
+    def forward(self: Any, images: list[Tensor]) -> Tensor:
+        return torch.cat([self.a(image) for image in images], 1)
+
+    model = net(forward, a=conv(3, 4))
+    traced = trace(model, ([IMAGE, -IMAGE],))
+    same_outputs(traced, model, [IMAGE, -IMAGE])
+
+
+class Pair(NamedTuple):
+    """Two results."""
+
+    first: Tensor
+    second: Tensor
+
+
+def test_named_tuple_as_output() -> None:
+    def forward(self: Any, x: Tensor) -> Pair:
+        y = self.a(x)
+        return Pair(y, -y)
+
+    model = net(forward, a=conv(3, 4))
+    traced = trace(model, IMAGE)
+    result = traced.graph_module.eval()(IMAGE)
+    assert torch.equal(result[1], -result[0])
+    assert torch.equal(result[0], model.eval()(IMAGE).first)
+
+
+@pytest.mark.parametrize(
+    ("model", "example", "kind", "text"),
+    [
+        (lambda x: x, IMAGE, TypeError, "model must be a torch.nn.Module, not function"),
+        (conv(3, 4), "image", TypeError, "example_inputs must be a tensor"),
+        (conv(3, 4), 3, TypeError, "example_inputs must be a tensor"),
+        (conv(3, 4), (), TypeError, "do not fit Conv2d.forward"),
+        (conv(3, 4), (IMAGE, IMAGE), TypeError, "do not fit Conv2d.forward"),
+        (conv(3, 4), {"image": IMAGE}, TypeError, "do not fit Conv2d.forward"),
+        (conv(3, 4), (3,), TypeError, "hold no tensor"),
+        (conv(3, 4), torch.empty(0, 3, 8, 8), ValueError, "are empty"),
+        (nn.Sequential(nn.LazyConv2d(4, 1)), IMAGE, TraceError, "is lazy and has no shape yet"),
+    ],
+)
+def test_bad_arguments(model: Any, example: Any, kind: type[Exception], text: str) -> None:
+    with pytest.raises(kind, match=text):
+        trace(model, example)
+
+
+# --- modes -----------------------------------------------------------------------------------------------------------
+
+
+def test_functional_dropout_follows_the_mode_of_the_traced_module() -> None:
+    def forward(self: Any, x: Tensor) -> Tensor:
+        return F.dropout(self.a(x), 0.5, training=self.training)
+
+    model = net(forward, a=conv(3, 4))
+    for training in (True, False):
+        traced = trace(model.train(training), IMAGE)
+        module = traced.graph_module
+        assert not traced.mode_dependent
+        assert module.training == training
+        assert torch.equal(module.eval()(IMAGE), model.a(IMAGE))
+        assert (module.train()(IMAGE) == 0).float().mean() > 0.3
+
+
+def test_models_that_take_other_paths_in_training_are_flagged() -> None:
+    model = torchvision.models.googlenet(weights=None, init_weights=False, num_classes=4)
+    traced = trace(model.eval(), torch.randn(1, 3, 64, 64))
+    assert traced.mode_dependent
+    assert not any(str(node.target).startswith("aux") for node in traced.graph_module.graph.nodes)
+
+
+def test_batch_norm_that_is_frozen_stays_so() -> None:
+    model = nn.Sequential(conv(3, 4), nn.BatchNorm2d(4), conv(4, 4), nn.BatchNorm2d(4)).train()
+    model[1].eval()
+    module = trace(model, IMAGE).graph_module
+    assert module.training
+    assert [module.get_submodule(name).training for name in "0123"] == [True, False, True, True]
+
+
+# --- modules, parameters, buffers ------------------------------------------------------------------------------------
+
+
+def test_a_subclass_with_its_own_init_is_a_leaf_and_one_with_its_own_forward_is_not() -> None:
+    class Conv3x3(nn.Conv2d):
+        def __init__(self, inputs: int, outputs: int) -> None:
+            super().__init__(inputs, outputs, 3, padding=1)
+
+    class Scaled(nn.Conv2d):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x) * 2
+
+    model = nn.Sequential(Conv3x3(3, 4), Scaled(4, 4, 1))
+    traced = trace(model, IMAGE)
+    targets = [node.target for node in traced.graph_module.graph.nodes if node.op == "call_module"]
+    assert targets == ["0"]
+    same_outputs(traced, model, IMAGE)
+
+
+def test_a_shared_module_has_one_name() -> None:
+    shared = conv(4, 4)
+    model = nn.Sequential(conv(3, 4), shared, nn.ReLU(), shared)
+    traced = trace(model, IMAGE)
+    targets = [node.target for node in traced.graph_module.graph.nodes if node.op == "call_module"]
+    assert targets == ["0", "1", "2", "1"]
+    same_outputs(traced, model, IMAGE)
+
+
+def test_tensors_in_plain_attributes_and_made_in_forward() -> None:
+    def forward(self: Any, x: Tensor) -> Tensor:
+        y = self.a(x) * self.scale + torch.ones(4, 1, 1)
+        return y - self.table["shift"].to(y.dtype)
+
+    model = net(forward, a=conv(3, 4), scale=torch.rand(4, 1, 1), table={"shift": torch.rand(4, 1, 1)})
+    traced = trace(model, IMAGE)
+    same_outputs(traced, model, IMAGE)
+    assert set(traced.graph_module.state_dict()) == set(model.state_dict())
+
+
+def test_assignment_to_a_slice_is_recorded() -> None:
+    def forward(self: Any, x: Tensor) -> Tensor:
+        y = self.a(x).clone()
+        y[:, 1:3] = 0
+        return y
+
+    model = net(forward, a=conv(3, 4))
+    traced = trace(model, IMAGE)
+    same_outputs(traced, model, IMAGE)
+
+
+def test_buffers_keep_their_persistence() -> None:
+    class Shift(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("kept", torch.rand(4, 1, 1))
+            self.register_buffer("derived", torch.rand(4, 1, 1), persistent=False)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x * self.kept + self.derived
+
+    model = nn.Sequential(conv(3, 4), Shift())
+    module = trace(model, IMAGE).graph_module
+    assert set(module.state_dict()) == {"0.weight", "0.bias", "1.kept"}
+    assert dict(module.named_buffers()).keys() == {"1.kept", "1.derived"}
+
+
+def test_a_name_that_fx_uses_itself_is_refused_in_words() -> None:
+    def forward(self: Any, x: Tensor) -> Tensor:
+        return self.code(x)
+
+    with pytest.raises(TraceError, match=r"'code' cannot be in a torch.fx.GraphModule"):
+        trace(net(forward, code=conv(3, 4)), IMAGE)
+
+
+def test_an_old_style_weight_norm_is_refused_with_advice() -> None:
+    with pytest.warns(FutureWarning):
+        model = nn.Sequential(nn.utils.weight_norm(conv(3, 4)))  # type: ignore[no-untyped-call]
+    model(IMAGE)  # leaves a tensor that is computed from parameters
+    with pytest.raises(TraceError, match="parametrizations"):
+        trace(model, IMAGE)
+
+
+def test_integers_and_half_precision_inputs() -> None:
+    def forward(self: Any, ids: Tensor) -> Tensor:
+        return self.a(self.embed(ids).permute(0, 3, 1, 2))
+
+    model = net(forward, embed=nn.Embedding(10, 3), a=conv(3, 4))
+    ids = torch.randint(0, 10, (2, 8, 8))
+    same_outputs(trace(model, ids), model, ids)
+    trace(conv(3, 4).to(torch.bfloat16), IMAGE.to(torch.bfloat16))
+
+
+def test_a_single_layer_is_a_model() -> None:
+    model = conv(3, 4)
+    same_outputs(trace(model, IMAGE), model, IMAGE)
