@@ -161,9 +161,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Case]:
 def test_another_process_builds_the_same_network(name: str, saved: dict[str, Case]) -> None:
     module, folder, x = saved[name]
     outputs = safetensors.torch.load_file(folder / "output")
-    for i, value in enumerate(
-        pytree.tree_leaves(copy.deepcopy(module)(x))
-    ):  # running it changes its batch norms
+    for i, value in enumerate(pytree.tree_leaves(copy.deepcopy(module)(x))):  # running it changes its batch norms
         assert value is None or torch.equal(outputs.pop(str(i)), value)
     assert not outputs
     assert (folder / "code").read_text() == module.code.replace(*NAMED_TUPLES.get(name, ("", "")))
@@ -177,15 +175,9 @@ def test_everything_is_kept(name: str, saved: dict[str, Case]) -> None:
     kinds = [{n: (t.dtype, t.requires_grad, t.shape) for n, t in named_tensors(m)} for m in (module, loaded)]
     assert kinds[0] == kinds[1]
     assert all(torch.equal(tensor, loaded.state_dict()[key]) for key, tensor in module.state_dict().items())
-    modes = [
-        {path: m.training for path, m in net.named_modules(remove_duplicate=False)}
-        for net in (module, loaded)
-    ]
+    modes = [{path: m.training for path, m in net.named_modules(remove_duplicate=False)} for net in (module, loaded)]
     assert modes[0] == modes[1]
-    leaves = [
-        {path: repr(m) for path, m in net.named_modules() if not list(m.children())}
-        for net in (module, loaded)
-    ]
+    leaves = [{path: repr(m) for path, m in net.named_modules() if not list(m.children())} for net in (module, loaded)]
     assert leaves[0] == leaves[1]
 
 
@@ -307,9 +299,7 @@ LEAVES: list[tuple[nn.Module, tuple[int, ...]]] = [
 
 
 @pytest.mark.parametrize(("leaf", "shape"), LEAVES, ids=lambda value: str(value).replace("\n", " ")[:60])
-def test_each_class_is_rebuilt_from_its_attributes(
-    leaf: nn.Module, shape: tuple[int, ...], tmp_path: Path
-) -> None:
+def test_each_class_is_rebuilt_from_its_attributes(leaf: nn.Module, shape: tuple[int, ...], tmp_path: Path) -> None:
     leaf = leaf.eval()
 
     class Net(nn.Module):
@@ -385,9 +375,7 @@ def test_what_is_not_data_is_named(tmp_path: Path) -> None:
     graph = torch.fx.Graph()
     x = graph.placeholder("x")
     graph.output(graph.call_function(my_function, (x,)))
-    reject(
-        GraphModule(nn.Module(), graph), "node 'my_function' calls tests.test_recipe.my_function", tmp_path
-    )
+    reject(GraphModule(nn.Module(), graph), "node 'my_function' calls tests.test_recipe.my_function", tmp_path)
     graph = torch.fx.Graph()
     graph.output(graph.call_method("add", (graph.placeholder("x"), 1j)))
     reject(GraphModule(nn.Module(), graph), "node 'add' .*complex", tmp_path)
@@ -445,9 +433,7 @@ class Net(nn.Module):
     def __init__(self, width: int = 4, hidden: int = 6) -> None:
         super().__init__()
         self.stem = nn.Conv2d(3, width, 3, padding=1)
-        self.body = nn.Sequential(
-            nn.Conv2d(width, hidden, 1, bias=False), nn.BatchNorm2d(hidden), nn.PReLU(hidden)
-        )
+        self.body = nn.Sequential(nn.Conv2d(width, hidden, 1, bias=False), nn.BatchNorm2d(hidden), nn.PReLU(hidden))
         self.twin = nn.Conv2d(width, hidden, 1, bias=False)
         self.twin.weight = self.body[0].weight
         self.scale = nn.Parameter(torch.rand(hidden, 1, 1))
@@ -488,26 +474,18 @@ def test_apply_gives_the_users_class(through: Callable[[Path], Any], tmp_path: P
 
 def test_apply_refuses_a_recipe_for_another_model(tmp_path: Path) -> None:
     recipe.save(symbolic_trace(Net()), tmp_path / "plain")
-    with pytest.raises(
-        RecipeError, match=r"the recipe has no 'auxiliary.weight'"
-    ):  # it says nothing of unused parts
+    with pytest.raises(RecipeError, match=r"the recipe has no 'auxiliary.weight'"):  # it says nothing of unused parts
         recipe.apply(Net(), tmp_path / "plain")
     recipe.save(symbolic_trace(Net()), tmp_path / "net", model_id=recipe.identify(Net()))
     smaller, other_class, other_stride = Net(), Net(), Net()
     del smaller.auxiliary
     other_class.body[2] = nn.ReLU()
     other_stride.stem.stride = (2, 2)
-    with pytest.raises(
-        RecipeError, match=r"made from tests.test_recipe.Net\).* with more parameters and buffers"
-    ):
+    with pytest.raises(RecipeError, match=r"made from tests.test_recipe.Net\).* with more parameters and buffers"):
         recipe.apply(smaller, tmp_path / "net")
-    with pytest.raises(
-        RecipeError, match=r"module 'body.2' is a torch.nn.ReLU.*the model has no 'body.2.weight'"
-    ):
+    with pytest.raises(RecipeError, match=r"module 'body.2' is a torch.nn.ReLU.*the model has no 'body.2.weight'"):
         recipe.apply(other_class, tmp_path / "net")
-    with pytest.raises(
-        RecipeError, match=r"module 'stem' has stride=.*2, 2.* in the model, .*1, 1.* in the recipe"
-    ):
+    with pytest.raises(RecipeError, match=r"module 'stem' has stride=.*2, 2.* in the model, .*1, 1.* in the recipe"):
         recipe.apply(other_stride, tmp_path / "net")
     deeper = torchvision.models.resnet34()
     recipe.save(symbolic_trace(torchvision.models.resnet18()), tmp_path / "resnet18")
@@ -686,9 +664,7 @@ SCALARS = st.one_of(
     st.text(),
     HOSTILE,
 )
-TAGS = st.sampled_from(
-    ["node", "tuple", "dict", "slice", "float", "device", "torch", "ellipsis", "same_as", "cls"]
-)
+TAGS = st.sampled_from(["node", "tuple", "dict", "slice", "float", "device", "torch", "ellipsis", "same_as", "cls"])
 JSON = st.recursive(
     SCALARS,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TAGS | HOSTILE, inner, max_size=2),
@@ -718,9 +694,7 @@ def test_whatever_a_recipe_says_it_is_built_or_refused(data: st.DataObject, smal
             case "copy":
                 other: Any = document
                 for key in data.draw(st.sampled_from(paths)):
-                    other = (
-                        other[key] if isinstance(other, dict | list) and key in dict_keys(other) else other
-                    )
+                    other = other[key] if isinstance(other, dict | list) and key in dict_keys(other) else other
                 here[last] = copy.deepcopy(other)
             case "rename" if isinstance(here, dict):
                 here[data.draw(HOSTILE)] = here.pop(last)

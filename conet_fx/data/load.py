@@ -73,9 +73,7 @@ def load(
     raise ValueError(f"unknown data set {name!r}{hint} (known: {', '.join(NAMES)})")
 
 
-def loaders(
-    dataset: DataSet, batch_size: int, seed: int, workers: int = 0
-) -> tuple[DataLoader[Any], DataLoader[Any]]:
+def loaders(dataset: DataSet, batch_size: int, seed: int, workers: int = 0) -> tuple[DataLoader[Any], DataLoader[Any]]:
     """The (training, test) loaders of batches (images, class indices).
 
     A generator of its own shuffles the training set: the same ``seed`` gives the same batches epoch by epoch,

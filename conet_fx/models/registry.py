@@ -57,9 +57,7 @@ def _from_torchvision(name: str, num_classes: int, in_channels: int) -> nn.Modul
     if name not in _torchvision_names():
         known = _torchvision_names()
         hint = _did_you_mean(name, known)
-        raise ValueError(
-            f"torchvision has no classification model {name!r}{hint} (known: {', '.join(known)})"
-        )
+        raise ValueError(f"torchvision has no classification model {name!r}{hint} (known: {', '.join(known)})")
     if in_channels != 3:
         raise ValueError(
             f"torchvision:{name} takes images of 3 channels, the data have {in_channels}; "

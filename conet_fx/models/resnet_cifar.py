@@ -55,9 +55,7 @@ def _shortcut(in_channels: int, out_channels: int, stride: int) -> nn.Module:
     """The identity, or a 1x1 convolution where the shape changes."""
     if stride == 1 and in_channels == out_channels:
         return nn.Identity()
-    return nn.Sequential(
-        nn.Conv2d(in_channels, out_channels, 1, stride, bias=False), nn.BatchNorm2d(out_channels)
-    )
+    return nn.Sequential(nn.Conv2d(in_channels, out_channels, 1, stride, bias=False), nn.BatchNorm2d(out_channels))
 
 
 Block = type[BasicBlock] | type[Bottleneck]

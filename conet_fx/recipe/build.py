@@ -47,9 +47,7 @@ def _build_modules(root: GraphModule, recipe: Recipe) -> dict[str, nn.Module]:
     for path, spec in recipe.modules.items():
         if spec.same_as is not None:
             if spec.same_as not in leaves:
-                raise RecipeError(
-                    f"module {path!r} is to be the same as {spec.same_as!r}, which is no leaf before it"
-                )
+                raise RecipeError(f"module {path!r} is to be the same as {spec.same_as!r}, which is no leaf before it")
             module = leaves[path] = leaves[spec.same_as]
         elif spec.cls is not None:
             module = leaves[path] = construct(path, spec)
@@ -68,9 +66,7 @@ def construct(path: str, spec: ModuleSpec) -> nn.Module:
     """One leaf on the meta device, where sizes of any magnitude take no memory."""
     cls = classes().get(spec.cls or "")
     if cls is None:
-        raise RecipeError(
-            f"module {path!r} is a {spec.cls}, which is not among the classes that a recipe may name"
-        )
+        raise RecipeError(f"module {path!r} is a {spec.cls}, which is not among the classes that a recipe may name")
     if unknown := spec.arguments.keys() - constructor(cls).keys():
         raise RecipeError(f"module {path!r} ({spec.cls}) takes no argument {min(unknown)!r}")
     arguments = {name: decode(value, {}) for name, value in spec.arguments.items()}
@@ -78,9 +74,7 @@ def construct(path: str, spec: ModuleSpec) -> nn.Module:
         with torch.device("meta"):
             module: nn.Module = cls(**arguments)
     except Exception as error:  # whatever the class has against these arguments
-        raise RecipeError(
-            f"module {path!r}, {spec.cls}(**{arguments}): {type(error).__name__}: {error}"
-        ) from error
+        raise RecipeError(f"module {path!r}, {spec.cls}(**{arguments}): {type(error).__name__}: {error}") from error
     return module.train(spec.training)
 
 
@@ -183,11 +177,7 @@ def _is_identifier(name: object) -> bool:
 def _split_path(path: str) -> tuple[str, str, str]:
     """``path.rpartition(".")``, once it is certain that fx may write the path into source code."""
     parts = path.split(".")
-    if (
-        len(parts) > MAX_DEPTH
-        or not all(part and part.isprintable() for part in parts)
-        or {*path} & {*"\"'\\"}
-    ):
+    if len(parts) > MAX_DEPTH or not all(part and part.isprintable() for part in parts) or {*path} & {*"\"'\\"}:
         raise RecipeError(f"{path[:200]!r} is no path of a module or tensor")
     return path.rpartition(".")
 
@@ -220,6 +210,5 @@ def constructor(cls: type[nn.Module]) -> dict[str, Any]:
     return {
         name: parameter.default
         for name, parameter in parameters.items()
-        if parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
-        and name not in ("device", "dtype")
+        if parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD) and name not in ("device", "dtype")
     }

@@ -70,16 +70,12 @@ def _describe_tensors(root: GraphModule) -> tuple[dict[str, TensorSpec], dict[st
     first_names: dict[int, str] = {}
     for name, tensor in named_tensors(root):
         if tensor.is_meta or tensor.layout is not torch.strided or is_lazy(tensor):
-            raise RecipeError(
-                f"tensor {name!r} ({type(tensor).__name__} on {tensor.device}) has no plain data to save"
-            )
+            raise RecipeError(f"tensor {name!r} ({type(tensor).__name__} on {tensor.device}) has no plain data to save")
         path, _, key = name.rpartition(".")
         persistent = key not in root.get_submodule(path)._non_persistent_buffers_set
         first = first_names.setdefault(id(tensor), name)
         same_as = None if first == name else first
-        tensors[name] = TensorSpec(
-            isinstance(tensor, nn.Parameter), tensor.requires_grad, persistent, same_as
-        )
+        tensors[name] = TensorSpec(isinstance(tensor, nn.Parameter), tensor.requires_grad, persistent, same_as)
         if same_as is None:  # a copy of its own, since safetensors refuses tensors that share memory
             weights[name] = torch.empty(tensor.shape, dtype=tensor.dtype).copy_(tensor.detach())
     return tensors, weights
@@ -101,9 +97,7 @@ def _describe_node(node: Node, known: Mapping[str, Callable[..., Any]]) -> NodeS
         args, kwargs = encode(args), {name: encode(value) for name, value in node.kwargs.items()}
     except TypeError as error:
         raise RecipeError(f"node {node.name!r} ({node.op} {target}): {error}") from error
-    return NodeSpec(
-        node.op, node.name, target, args, kwargs, encode_annotation(node.type), "is_wrapped" in node.meta
-    )
+    return NodeSpec(node.op, node.name, target, args, kwargs, encode_annotation(node.type), "is_wrapped" in node.meta)
 
 
 def arguments_of(path: str, module: nn.Module) -> dict[str, Any]:
@@ -118,9 +112,7 @@ def arguments_of(path: str, module: nn.Module) -> dict[str, Any]:
         try:
             arguments[name] = encode(value)
         except TypeError as error:
-            raise RecipeError(
-                f"module {path!r} ({qualified_name(cls)}), argument {name!r}: {error}"
-            ) from error
+            raise RecipeError(f"module {path!r} ({qualified_name(cls)}), argument {name!r}: {error}") from error
     rebuilt = construct(path, ModuleSpec(module.training, qualified_name(cls), arguments))
     here, there = plain_attributes(module), plain_attributes(rebuilt)
     changed = [name for name, value in there.items() if name not in here or here[name] != value]

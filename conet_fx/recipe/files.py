@@ -57,9 +57,7 @@ def parse(folder: Path) -> Recipe:
     if not isinstance(document, dict) or document.get("format") != FORMAT:
         raise RecipeError(f"{path} is not a {FORMAT}")
     if document.get("version") != VERSION:
-        raise RecipeError(
-            f"{path} has version {document.get('version')!r}, this conet-fx reads version {VERSION}"
-        )
+        raise RecipeError(f"{path} has version {document.get('version')!r}, this conet-fx reads version {VERSION}")
     match document:
         case {
             "torch": str(written_by),
@@ -139,9 +137,7 @@ def _read_bytes(path: Path, at_most: int) -> bytes:
         if not path.is_file():
             raise RecipeError(f"there is no file {path}")
         if path.stat().st_size > at_most:
-            raise RecipeError(
-                f"{path} has {path.stat().st_size} bytes, more than the {at_most} that belong to it"
-            )
+            raise RecipeError(f"{path} has {path.stat().st_size} bytes, more than the {at_most} that belong to it")
         return path.read_bytes()
     except OSError as error:
         raise RecipeError(f"{path} cannot be read: {error}") from error

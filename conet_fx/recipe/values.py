@@ -84,9 +84,7 @@ def decode(value: Any, nodes: Mapping[str, Node], depth: int = 0) -> Any:
             return ...
         case "torch", str(name) if name in _CONSTANTS:
             return _CONSTANTS[name]
-    raise RecipeError(
-        f"{str(value)[:200]} is no value that a recipe may hold, or a node that is not before it"
-    )
+    raise RecipeError(f"{str(value)[:200]} is no value that a recipe may hold, or a node that is not before it")
 
 
 _TYPES: dict[str, Any] = {"Tensor": Tensor, "None": type(None), "bool": bool, "float": float, "int": int}

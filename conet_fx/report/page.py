@@ -145,9 +145,7 @@ def _tiles(run: Run) -> list[dict[str, str]]:
         settled = sum(group.action == "stop" for group in groups)
         size = statistics.median(run.found_sizes[name] for name in run.free) if run.free else 0
         note = f"median size {size:g} channels"
-        tiles.append(
-            {"title": "Groups settled", "from": "", "to": f"{settled} of {len(groups)}", "note": note}
-        )
+        tiles.append({"title": "Groups settled", "from": "", "to": f"{settled} of {len(groups)}", "note": note})
     return [tile for tile in tiles if tile]
 
 

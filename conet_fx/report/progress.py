@@ -28,9 +28,7 @@ class Progress:
     default standard error.
     """
 
-    def __init__(
-        self, *, enabled: bool = True, trials: int, epochs: int, console: Console | None = None
-    ) -> None:
+    def __init__(self, *, enabled: bool = True, trials: int, epochs: int, console: Console | None = None) -> None:
         self._enabled = enabled
         self._trials = trials
         self._epochs = epochs
@@ -44,9 +42,7 @@ class Progress:
     def __enter__(self) -> Self:
         self._began = time.monotonic()
         if self._enabled and self._console.is_terminal:
-            self._live = Live(
-                console=self._console, get_renderable=self._render, refresh_per_second=4, transient=True
-            )
+            self._live = Live(console=self._console, get_renderable=self._render, refresh_per_second=4, transient=True)
             self._live.start()
         return self
 

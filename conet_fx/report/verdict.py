@@ -10,7 +10,7 @@ from typing import Literal
 
 from scipy import stats
 
-from conet_fx.report.run import Run, accuracy, change
+from conet_fx.report.run import Run, accuracy, change, count
 
 Outcome = Literal["better", "worse", "unclear", "unknown"]
 
@@ -34,8 +34,7 @@ def judge(run: Run) -> Verdict:
     if found is None or uniform is None or not found.accuracies or not uniform.accuracies:
         return Verdict(
             "unknown",
-            "Not judged yet: the found network and a uniform one of equal size "
-            "have not both been trained to the end.",
+            "Not judged yet: the found network and a uniform one of equal size have not both been trained to the end.",
         )
     size = "equal size"
     if abs(uniform.params / found.params - 1) > 0.02:
@@ -54,6 +53,8 @@ def judge(run: Run) -> Verdict:
         f"{versus}, a difference of {points(gain)} points "
         f"(95 % interval {points(low)} to {points(high)}, {seeds} seeds)."
     )
+    if abs(found.macs / uniform.macs - 1) > 0.1:
+        evidence += f" It takes {count(found.macs)} MACs an image, the uniform one {count(uniform.macs)}."
     if low > 0:
         return Verdict("better", f"The found network is better than the uniform one of {size}: {evidence}")
     if high < 0:

@@ -1,21 +1,24 @@
 """Random networks: programs of a few small operators that hypothesis draws, shrinks and prints.
 
-A program is what a person would write: ``v2 = conv3(v1, width=8, stride=2)``. It is resolved from a list of *steps* that
-hold nothing but an operator's name and some integers; each integer picks among what fits at that point (an operand of
-the right kind, an option), and a step that nothing fits is left out. So any step can be deleted and any integer made
-smaller without making the program invalid, which is what shrinking does.
+A program is what a person would write: ``v2 = conv3(v1, width=8, stride=2)``. It is resolved from a list of
+*steps* that hold nothing but an operator's name and some integers; each integer picks among what fits at that
+point (an operand of the right kind, an option), and a step that nothing fits is left out. So any step can be
+deleted and any integer made smaller without making the program invalid, which is what shrinking does.
 
-:class:`RandomNet` runs a program in a way that torch.fx can trace: the loop over the program is unrolled, layers of
-torch.nn are submodules by name, and everything else is called in the body of ``forward``. What nothing reads goes
-through a linear head, so that every value matters to the one output.
+:class:`RandomNet` runs a program in a way that torch.fx can trace: the loop over the program is unrolled,
+layers of torch.nn are submodules by name, and everything else is called in the body of ``forward``. What
+nothing reads goes through a linear head, so that every value matters to the one output.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 import operator
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from random import Random
 from typing import Any
 
 import torch
@@ -25,9 +28,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 Shape = tuple[int, ...]
-WIDTHS = (4, 6, 8, 12)
-MAX_CHANNELS = 32
-MAX_NUMBERS = 16_384  # in one value, so that an example takes milliseconds
+WIDTHS = (4, 6, 4, 8, 4, 12)  # often equal, so that values meet
+MAX_NUMBERS = 8_192  # in one value, so that an example takes milliseconds
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +43,9 @@ class Statement:
 
     def __str__(self) -> str:
         given = [f"v{i}" for i in self.operands]
-        given += [f"{name}={value!r}" for name, value in zip(OPERATORS[self.operator].options, self.options, strict=True)]
+        given += [
+            f"{name}={value!r}" for name, value in zip(OPERATORS[self.operator].options, self.options, strict=True)
+        ]
         return f"{', '.join(f'v{i}' for i in self.results)} = {self.operator}({', '.join(given)})"
 
 
@@ -73,6 +77,9 @@ class Program:
         lines[-1] += "".join(f", v{i}" for i in self.outputs)
         return "\n" + "\n".join(lines) + "\n"
 
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:  # what hypothesis prints
+        printer.text(repr(self))
+
     def input(self, batch: int = 2, seed: int = 0) -> Tensor:
         generator = torch.Generator().manual_seed(seed)
         shape = (batch, self.channels, *[self.space] * self.dims)
@@ -92,7 +99,7 @@ class RandomNet(nn.Module):
             assert part is not None
             self.add_module(f"{statement.operator}_{index}", part)
         for i in program.unread:
-            self.add_module(f"head_{i}", Head(program.shapes[i][1]))
+            self.add_module(f"head_{i}", Head(program.shapes[i]))
         self.double()
 
     def forward(self, x: Tensor) -> Any:
@@ -113,12 +120,13 @@ class RandomNet(nn.Module):
 class Head(nn.Module):
     """Mean over space, then a linear layer."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, shape: Shape) -> None:
         super().__init__()
-        self.linear = nn.Linear(channels, 3)
+        self.space = len(shape) > 2
+        self.linear = nn.Linear(shape[1], 3)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.linear(x.flatten(2).mean(2) if x.dim() > 2 else x)
+        return self.linear(x.flatten(2).mean(2) if self.space else x)
 
 
 @torch.no_grad()
@@ -132,7 +140,8 @@ def randomize(model: nn.Module, seed: int = 0) -> None:
             tensor.copy_(values * signs)
 
 
-# --- operators --------------------------------------------------------------------------------------------------
+# --- operators
+# --------------------------------------------------------------------------------------------------
 
 
 @dataclasses.dataclass(frozen=True)
@@ -151,9 +160,10 @@ OPERATORS: dict[str, Operator] = {}
 
 
 def op(*kinds: str, **options: Any) -> Callable[[Callable[..., nn.Module | None]], Callable[..., nn.Module | None]]:
-    """Add a function to :data:`OPERATORS`: it gets ``dims``, the shapes of its operands and its options, and returns a
-    module, or None where it does not fit. Kinds: ``map`` [N, C, ...], ``vector`` [N, C], ``any``; ``same``: of the shape
-    of the first; ``aligned``: of its space; ``pixel``: of its batch, one channel or one position.
+    """Add a function to :data:`OPERATORS`: it gets ``dims``, the shapes of its operands and its options, and
+    returns a module, or None where it does not fit. Kinds: ``map`` [N, C, ...], ``vector`` [N, C], ``any``;
+    ``same``: of the shape of the first; ``aligned``: of its space; ``smaller``: some dims of it have length
+    1, the others are of its length.
     """
 
     def add(make: Callable[..., nn.Module | None]) -> Callable[..., nn.Module | None]:
@@ -198,6 +208,7 @@ def by_dims(name: str, dims: int) -> Callable[..., Any]:
 
 # layers
 
+
 @op("map", width=WIDTHS)
 def conv1(d: int, x: Shape, width: int) -> nn.Module:
     return by_dims("Conv", d)(x[1], width, 1)
@@ -208,9 +219,11 @@ def conv3(d: int, x: Shape, width: int, stride: int, bias: bool) -> nn.Module:
     return by_dims("Conv", d)(x[1], width, 3, stride, 1, bias=bias)
 
 
-@op("map", groups=divisors, times=(1, 2, 3))
-def grouped_conv(d: int, x: Shape, groups: int, times: int) -> nn.Module:
-    return by_dims("Conv", d)(x[1], groups * times, 3, padding=1, groups=groups)
+@op("map", groups=divisors, width=WIDTHS)
+def grouped_conv(d: int, x: Shape, groups: int, width: int) -> nn.Module | None:
+    if width % groups or x[1] % groups:
+        return None
+    return by_dims("Conv", d)(x[1], width, 3, padding=1, groups=groups)
 
 
 @op("map", times=(1, 2))
@@ -220,7 +233,9 @@ def depthwise_conv(d: int, x: Shape, times: int) -> nn.Module:
 
 @op("map", width=WIDTHS, groups=lambda x: [1, *divisors(x)])
 def transposed_conv(d: int, x: Shape, width: int, groups: int) -> nn.Module | None:
-    return by_dims("ConvTranspose", d)(x[1], width, 2, 2, groups=groups) if width % groups == 0 else None
+    if width % groups or x[1] % groups:
+        return None
+    return by_dims("ConvTranspose", d)(x[1], width, 2, 2, groups=groups)
 
 
 @op("map", times=(1, 2))
@@ -245,9 +260,10 @@ def conv_function(d: int, x: Shape, width: int) -> nn.Module:
 
 @op("map")
 def depthwise_function(d: int, x: Shape) -> nn.Module:
-    return Apply(
-        lambda weight, x: by_dims("conv", d)(x, weight, padding=1, groups=x.shape[1]), parameter=(x[1], 1, *[3] * d)
-    )
+    def run(weight: Tensor, x: Tensor) -> Tensor:
+        return by_dims("conv", d)(x, weight, padding=1, groups=weight.shape[0])
+
+    return Apply(run, parameter=(x[1], 1, *[3] * d))
 
 
 @op("vector", width=WIDTHS)
@@ -260,15 +276,838 @@ def linear_function(d: int, x: Shape, width: int) -> nn.Module:
     return Apply(lambda weight, x: F.linear(x, weight), parameter=(width, x[1]))
 
 
-@op("map", kind=("BatchNorm", "InstanceNorm", "SyncBatchNorm"), affine=(True, False))
-def norm(d: int, x: Shape, kind: str, affine: bool) -> nn.Module | None:
-    if kind == "SyncBatchNorm":
-        return Apply(lambda m, x: m.norm(x) if not m.norm.training else x, norm=nn.SyncBatchNorm(x[1])) and None
-    if kind == "InstanceNorm" and math.prod(x[2:]) == 1:
-        return None
-    return by_dims(kind, d)(x[1], affine=affine)
+# norms
+
+
+@op("map", affine=(True, False))
+def batch_norm(d: int, x: Shape, affine: bool) -> nn.Module:
+    return by_dims("BatchNorm", d)(x[1], affine=affine)
 
 
 @op("vector")
 def vector_norm(d: int, x: Shape) -> nn.Module:
     return nn.BatchNorm1d(x[1])
+
+
+@op("map", affine=(True, False))
+def instance_norm(d: int, x: Shape, affine: bool) -> nn.Module | None:
+    return by_dims("InstanceNorm", d)(x[1], affine=affine) if math.prod(x[2:]) > 1 else None
+
+
+@op("map", groups=lambda x: [1, x[1], *divisors(x)])
+def group_norm(d: int, x: Shape, groups: int) -> nn.Module | None:
+    if x[1] % groups or x[1] // groups * math.prod(x[2:]) == 1:
+        return None
+    return nn.GroupNorm(groups, x[1])
+
+
+@op("map", kind=(nn.LayerNorm, nn.RMSNorm))
+def channel_norm(d: int, x: Shape, kind: type[nn.Module]) -> nn.Module:
+    return Apply(lambda m, x: m.norm(x.movedim(1, -1)).movedim(-1, 1), norm=kind(x[1]))
+
+
+@op("map", kind=("layer_norm", "rms_norm"))
+def channel_norm_function(d: int, x: Shape, kind: str) -> nn.Module:
+    def run(weight: Tensor, x: Tensor) -> Tensor:
+        return torch.movedim(getattr(F, kind)(torch.movedim(x, 1, -1), (weight.shape[0],), weight), -1, 1)
+
+    return Apply(run, parameter=(x[1],))
+
+
+@op("map", kind=("batch_norm", "instance_norm", "group_norm", "prelu", "prelu method"))
+def norm_function(d: int, x: Shape, kind: str) -> nn.Module | None:
+    runs: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+        "instance_norm": lambda weight, x: F.instance_norm(x, None, None, weight, weight),
+        "group_norm": lambda weight, x: F.group_norm(x, 2, weight, weight),
+        "prelu": lambda weight, x: F.prelu(x, weight),
+        "prelu method": lambda weight, x: x.prelu(weight),
+    }
+    if (kind == "group_norm" and x[1] % 2) or math.prod(x[2:]) == 1:
+        return None
+    if kind == "batch_norm":  # frozen: always with its statistics
+        return Apply(
+            lambda m, x: F.batch_norm(x, m.norm.running_mean, m.norm.running_var, m.norm.weight, m.norm.bias),
+            norm=by_dims("BatchNorm", d)(x[1]),
+        )
+    return Apply(runs[kind], parameter=(x[1],))
+
+
+@op("map", shared=(False, True))
+def prelu(d: int, x: Shape, shared: bool) -> nn.Module:
+    return nn.PReLU(1 if shared else x[1])
+
+
+@op("map", kind=("softmax", "log_softmax", "cumsum", "cumprod", "softmin", "normalize", "local_response_norm",
+                 "LocalResponseNorm"), space=("method", "torch", "functional"))  # fmt: skip
+def across_channels(d: int, x: Shape, kind: str, space: str) -> nn.Module | None:
+    if kind == "LocalResponseNorm":
+        return nn.LocalResponseNorm(3)
+    if kind == "local_response_norm":
+        return Apply(lambda x: F.local_response_norm(x, 3)) if d < 3 else None
+    owner = {"method": Tensor, "torch": torch, "functional": F}[space]
+    if not hasattr(owner, kind):
+        return None
+    return Apply(lambda x: getattr(x, kind)(dim=1) if owner is Tensor else getattr(owner, kind)(x, dim=1))
+
+
+# element-wise
+
+
+def method(name: str) -> Callable[..., Tensor]:
+    return lambda x, *others: getattr(x, name)(*others)
+
+
+def in_place(name: str) -> Callable[..., Tensor]:
+    """On a copy, since other operators may read the value too."""
+    return lambda x, *others: getattr(x.clone(), name)(*others)
+
+
+def by_positive(function: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Tensor, Tensor], Tensor]:
+    return lambda x, y: function(x, y.abs() + 1.0)
+
+
+SMOOTH = {  # of an argument between 0.5 and 1.5
+    name: getattr(torch, name)
+    for name in ("abs", "ceil", "cos", "erf", "exp", "expm1", "floor", "log", "log1p", "neg", "reciprocal", "round",
+                 "rsqrt", "sign", "sin", "sqrt", "square", "nan_to_num", "clone", "detach")
+}  # fmt: skip
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    name: getattr(F, name)
+    for name in ("relu", "relu6", "leaky_relu", "elu", "selu", "celu", "gelu", "silu", "mish", "softplus", "softsign",
+                 "hardtanh", "hardswish", "hardsigmoid", "logsigmoid", "sigmoid", "tanh", "tanhshrink", "softshrink",
+                 "hardshrink", "rrelu")
+} | {
+    "threshold": lambda x: F.threshold(x, 0.1, 0.0),
+    "torch.relu": torch.relu,
+    "torch.relu_": lambda x: torch.relu_(x + 1.0),
+    "torch.sigmoid": torch.sigmoid,
+    "torch.tanh": torch.tanh,
+    "operator.abs": operator.abs,
+    "operator.neg": operator.neg,
+    "operator.pos": operator.pos,
+    **{f"dropout{d}": partial(getattr(F, f"dropout{d}"), p=0.5, training=False) for d in ("", "1d", "2d", "3d")},
+    "alpha_dropout": lambda x: F.alpha_dropout(x, 0.5),
+    "feature_alpha_dropout": lambda x: F.feature_alpha_dropout(x, 0.5),
+}  # fmt: skip
+MODULES: dict[str, Callable[[], nn.Module]] = {
+    name: getattr(nn, name)
+    for name in ("Identity", "ReLU", "ReLU6", "LeakyReLU", "ELU", "SELU", "CELU", "GELU", "SiLU", "Mish", "Softplus",
+                 "Softsign", "Hardtanh", "Hardswish", "Hardsigmoid", "LogSigmoid", "Sigmoid", "Tanh", "Tanhshrink",
+                 "Softshrink", "Hardshrink", "RReLU", "Dropout", "Dropout1d", "Dropout2d", "Dropout3d", "AlphaDropout",
+                 "FeatureAlphaDropout")
+} | {
+    "Threshold": lambda: nn.Threshold(0.1, 0.0),
+    "StochasticDepth": lambda: torchvision.ops.StochasticDepth(0.5, "row"),
+}  # fmt: skip
+METHODS: dict[str, Callable[[Tensor], Tensor]] = {
+    **{name: method(name) for name in
+       ("relu", "sigmoid", "tanh", "abs", "neg", "square", "sin", "cos", "erf", "sign", "round", "floor", "ceil",
+        "clone", "contiguous", "nan_to_num", "double", "cpu")},
+    **{name: in_place(name) for name in ("relu_", "sigmoid_", "tanh_")},
+    "float": lambda x: x.float().double(),
+    "half": lambda x: x.half().double(),
+    "bfloat16": lambda x: x.bfloat16().to(torch.float64),
+    "type": lambda x: x.type(torch.float64),
+    "type_as": lambda x: x.float().type_as(x),
+    "detach": lambda x: x + x.detach(),
+    "requires_grad_": lambda x: x + x.detach().requires_grad_(False),
+    "int": lambda x: x + x.int(),
+    "long": lambda x: x + x.long(),
+    "bool": lambda x: x.masked_fill((x > 0.5).bool(), 0.1),
+    "fill_": lambda x: x + x.clone().fill_(0.5),
+    "zero_": lambda x: x + x.clone().zero_(),
+    "logical_not": lambda x: x * x.logical_not(),
+    "isnan": lambda x: x.masked_fill(x.isnan(), 0.0),
+    "masked_fill_": lambda x: x.clone().masked_fill_(x < 0, 0.5),
+    "clamp": lambda x: x.clamp(-1.0, 1.0),
+    "clamp_": lambda x: x.clone().clamp_(-1.0),
+    "clip": lambda x: x.clip(-1.0, 1.0),
+    "clamp_min": lambda x: x.clamp_min(-1.0),
+    "clamp_max": lambda x: x.clamp_max(1.0),
+}  # fmt: skip
+LIKE = {name: getattr(torch, name) for name in ("zeros_like", "ones_like", "rand_like", "randn_like")} | {
+    "full_like": lambda x: torch.full_like(x, 0.5),
+    "empty_like": lambda x: torch.empty_like(x).zero_(),
+}
+COMPARISONS = ("eq", "ne", "lt", "le", "gt", "ge")
+NUMBERS: dict[str, Callable[[Tensor], Tensor]] = {
+    "2 * x": lambda x: 2.0 * x,
+    "1 - x": lambda x: 1.0 - x,
+    "x / 2 + 1": lambda x: x / 2.0 + 1.0,
+    "x ** 2": lambda x: x**2,
+    "x % 1": lambda x: x % 1.0,
+    "x // 1": lambda x: x // 1.0,
+    "torch.pow": lambda x: torch.pow(x, 2),
+    "torch.rsub": lambda x: torch.rsub(x, 1.0),
+    "torch.clamp": lambda x: torch.clamp(x, -1.0, 1.0),
+    "torch.clip": lambda x: torch.clip(x, -1.0, 1.0),
+    "torch.floor_divide": lambda x: torch.floor_divide(x, 0.5),
+    "torch.isnan": lambda x: torch.where(torch.isnan(x), x, x * 0.5),
+    "torch.logical_not": lambda x: x * torch.logical_not(x),
+    "invert": lambda x: torch.where(~(x > 0), x * 0.5, x),
+    "pow": lambda x: x.pow(2),
+    "pow_": lambda x: x.clone().pow_(2),
+    "x.add(2)": lambda x: x.add(2.0),
+}
+
+
+@op("any", name=tuple(ACTIVATIONS))
+def activation(d: int, x: Shape, name: str) -> nn.Module | None:
+    fits = {"dropout1d": len(x) == 3, "dropout2d": len(x) == 4, "dropout3d": len(x) == 5}
+    return Apply(ACTIVATIONS[name]) if fits.get(name, True) else None
+
+
+@op("any", name=tuple(MODULES))
+def activation_module(d: int, x: Shape, name: str) -> nn.Module | None:
+    fits = {"Dropout1d": len(x) == 3, "Dropout2d": len(x) == 4, "Dropout3d": len(x) == 5}
+    return MODULES[name]() if fits.get(name, True) else None
+
+
+@op("any", name=tuple(METHODS))
+def activation_method(d: int, x: Shape, name: str) -> nn.Module:
+    return Apply(METHODS[name])
+
+
+@op("any", name=tuple(SMOOTH), method=(False, True))
+def smooth(d: int, x: Shape, name: str, method: bool) -> nn.Module:
+    run = operator.methodcaller(name) if method else SMOOTH[name]
+    return Apply(lambda x: run(torch.tanh(x) * 0.5 + 1.0))
+
+
+@op("any", name=tuple(LIKE))
+def like(d: int, x: Shape, name: str) -> nn.Module:
+    return Apply(lambda x: x + LIKE[name](x) * 0.0)
+
+
+@op("any", name=tuple(NUMBERS))
+def with_number(d: int, x: Shape, name: str) -> nn.Module:
+    return Apply(NUMBERS[name])
+
+
+@op("map")
+def checked(d: int, x: Shape) -> nn.Module:
+    """Assertions, and numbers that forward asks a tensor for."""
+
+    def run(y: Tensor) -> Tensor:
+        torch._assert(y.dim() == len(x), "a map")
+        if not y.is_floating_point():
+            return y
+        return y.flatten(y.dim() - 1).unflatten(-1, (y.shape[-1],)) / (y.numel() // (y.numel() // 2))
+
+    return Apply(run)
+
+
+@op("any", name=COMPARISONS, kind=("operator", "function", "method"))
+def compare(d: int, x: Shape, name: str, kind: str) -> nn.Module:
+    def run(x: Tensor) -> Tensor:
+        if kind == "method":
+            return x * getattr(x, name)(0.5)
+        return x * getattr(torch if kind == "function" else operator, name)(x, 0.5)
+
+    return Apply(run)
+
+
+# two values of one shape
+
+BINARY: dict[str, Callable[[Any, Any], Any]] = {
+    **{f"operator.{name}": getattr(operator, name) for name in ("add", "sub", "mul")},
+    **{f"torch.{name}": getattr(torch, name) for name in
+       ("add", "sub", "mul", "multiply", "maximum", "minimum", "atan2", "fmod")},
+    **{name: method(name) for name in ("add", "sub", "mul", "maximum", "minimum")},
+    **{name: in_place(name) for name in ("add_", "sub_", "mul_", "copy_")},
+    **{f"torch.{name}": by_positive(getattr(torch, name)) for name in ("div", "true_divide")},
+    **{name: by_positive(method(name)) for name in ("div", "true_divide")},
+    "div_": lambda x, y: x.clone().div_(y.abs() + 1.0),
+    "x / y": lambda x, y: x / (y.abs() + 1.0),
+    "torch.where": lambda x, y: torch.where(x > 0, x, y),
+    "where": lambda x, y: x.where(y > 0, y),
+    "torch.lerp": lambda x, y: torch.lerp(x, y, 0.25),
+    "lerp": lambda x, y: x.lerp(y, 0.25),
+    "torch.addcmul": lambda x, y: torch.addcmul(x, x, y),
+    "addcmul": lambda x, y: x.addcmul(x, y),
+    "torch.max": lambda x, y: torch.max(x, y),
+    "torch.min": lambda x, y: torch.min(x, y),
+    "x.max": lambda x, y: x.max(y),
+    "masked_fill": lambda x, y: x.masked_fill(y > 0, 0.0),
+    "and": lambda x, y: x * ((x > 0) & (y > 0)),
+    "or": lambda x, y: x * ((x > 0) | (y > 0)),
+    "torch.logical_and": lambda x, y: x * torch.logical_and(x, y),
+    "torch.logical_or": lambda x, y: x * torch.logical_or(x, y),
+    "logical_and": lambda x, y: x * x.logical_and(y),
+    "logical_or": lambda x, y: x * x.logical_or(y),
+    "mse_loss": lambda x, y: F.mse_loss(x, y, reduction="none"),
+    "expand_as": lambda x, y: x + y.expand_as(x),
+    "view_as": lambda x, y: x + y.view_as(x),
+}  # fmt: skip
+
+
+@op("any", "same", name=tuple(BINARY))
+def binary(d: int, x: Shape, y: Shape, name: str) -> nn.Module:
+    return Apply(BINARY[name])
+
+
+@op("any", "same")
+def residual(d: int, x: Shape, y: Shape) -> nn.Module:
+    return Apply(lambda x, y: x + y)
+
+
+@op("map", "smaller", name=("operator.add", "operator.mul", "torch.maximum"))
+def broadcast(d: int, x: Shape, y: Shape, name: str) -> nn.Module:
+    return Apply(BINARY[name])
+
+
+@op("map", width=WIDTHS)
+def squeeze_excite(d: int, x: Shape, width: int) -> nn.Module:
+    pool = by_dims("AdaptiveAvgPool", d)(1)
+    down, up = by_dims("Conv", d)(x[1], width, 1), by_dims("Conv", d)(width, x[1], 1)
+    return Apply(lambda m, x: x * m.up(m.down(m.pool(x)).relu()).sigmoid(), pool=pool, down=down, up=up)
+
+
+@op("map")
+def spatial_gate(d: int, x: Shape) -> nn.Module:
+    return Apply(lambda m, x: x * m.conv(x).sigmoid(), conv=by_dims("Conv", d)(x[1], 1, 1))
+
+
+@op("map", kind=("scale", "scale of a batch", "offset", "norm"))
+def layer_scale(d: int, x: Shape, kind: str) -> nn.Module:
+    ones = [1] * d
+    if kind == "scale":
+        return Apply(lambda weight, x: x * weight, parameter=(x[1], *ones))
+    if kind == "norm":  # global response norm
+        dims = tuple(range(2, d + 2))
+        return Apply(lambda weight, x: x + weight * x * x.norm(2, dims, keepdim=True), parameter=(1, x[1], *ones))
+    run = operator.mul if kind == "scale of a batch" else operator.add
+    return Apply(lambda weight, x: run(x, weight), parameter=(1, x[1], *ones))
+
+
+@op("map")
+def position_embedding(d: int, x: Shape) -> nn.Module:
+    return Apply(lambda weight, x: x + weight, parameter=(1, *x[1:]))
+
+
+# space
+
+
+@op("map", kind=("MaxPool", "AvgPool", "LPPool"), function=(False, True))
+def pool(d: int, x: Shape, kind: str, function: bool) -> nn.Module | None:
+    if min(x[2:]) < 2:
+        return None
+    norm = (2,) if kind == "LPPool" else ()
+    if not function:
+        return by_dims(kind, d)(*norm, 2)
+    name = {"MaxPool": "max_pool", "AvgPool": "avg_pool", "LPPool": "lp_pool"}[kind]
+    return Apply(lambda x: by_dims(name, d)(x, *norm, 2))
+
+
+@op("map", kind=("Avg", "Max"), size=(1, 2), function=(False, True))
+def adaptive_pool(d: int, x: Shape, kind: str, size: int, function: bool) -> nn.Module:
+    if not function:
+        return by_dims(f"Adaptive{kind}Pool", d)(size)
+    return Apply(lambda x: by_dims(f"adaptive_{kind.lower()}_pool", d)(x, size))
+
+
+@op("map", kind=("Upsample", "interpolate", "UpsamplingNearest2d", "UpsamplingBilinear2d"))
+def upsample(d: int, x: Shape, kind: str) -> nn.Module | None:
+    if kind == "Upsample":
+        return nn.Upsample(scale_factor=2)
+    if kind == "interpolate":
+        return Apply(lambda x: F.interpolate(x, scale_factor=2))
+    return getattr(nn, kind)(scale_factor=2) if d == 2 else None
+
+
+@op("map", kind=("ReflectionPad", "ReplicationPad", "ConstantPad", "ZeroPad", "CircularPad", "pad"))
+def pad_space(d: int, x: Shape, kind: str) -> nn.Module | None:
+    if min(x[2:]) < 2:
+        return None
+    if kind == "pad":
+        return Apply(lambda x: F.pad(x, (1, 0)))
+    return by_dims(kind, d)(1, 0.5) if kind == "ConstantPad" else by_dims(kind, d)(1)
+
+
+@op("map", low=(0, 1), high=(2, 0))
+def pad_channels(d: int, x: Shape, low: int, high: int) -> nn.Module:
+    return Apply(lambda x: F.pad(x, (*[0, 0] * d, low, high)))
+
+
+@op("map", kind=("roll", "flip", "torch.roll", "torch.flip", "slice", "narrow", "select", "torch.narrow", "unbind"))
+def move_in_space(d: int, x: Shape, kind: str) -> nn.Module:
+    runs: dict[str, Callable[[Tensor], Tensor]] = {
+        "roll": lambda x: x.roll(1, 2),
+        "flip": lambda x: x.flip(2),
+        "torch.roll": lambda x: torch.roll(x, 1, 2),
+        "torch.flip": lambda x: torch.flip(x, [2]),
+        "slice": lambda x: x[:, :, ::2] if d == 1 else x[..., ::2],
+        "narrow": lambda x: x.narrow(2, 0, 1),
+        "torch.narrow": lambda x: torch.narrow(x, 2, 0, 1),
+        "select": lambda x: x.select(2, 0).unsqueeze(2) + torch.select(x, 2, 0).unsqueeze(2),
+        "unbind": lambda x: torch.unbind(x, 2)[0].unsqueeze(2) + x.unbind(2)[0].unsqueeze(2),
+    }
+    return Apply(runs[kind])
+
+
+@op("map", kind=("mean", "sum", "amax", "amin", "torch.mean", "torch.sum", "torch.amax", "torch.amin", "logsumexp",
+                 "torch.logsumexp", "std", "var", "torch.std", "torch.var", "norm", "torch.norm"))  # fmt: skip
+def mean(d: int, x: Shape, kind: str) -> nn.Module | None:
+    """Over space, to length 1."""
+    if math.prod(x[2:]) < 2:
+        return None
+    name = kind.rpartition(".")[2]
+    norm = (2,) if name == "norm" else ()
+    dims = tuple(range(2, d + 2))
+    if kind.startswith("torch"):
+        return Apply(lambda x: getattr(torch, name)(x, *norm, dim=dims, keepdim=True))
+    return Apply(lambda x: getattr(x, name)(*norm, dim=dims, keepdim=True))
+
+
+@op("map", kind=("max", "min", "prod", "torch.max", "torch.min", "torch.prod", "argmax", "torch.argmax", "any", "all",
+                 "torch.any", "torch.all"))  # fmt: skip
+def reduce_one(d: int, x: Shape, kind: str) -> nn.Module:
+    """Over the first dim of space."""
+
+    def run(x: Tensor) -> Tensor:
+        name = kind.rpartition(".")[2]
+        given = x > 0 if name in ("any", "all") else x
+        out = (
+            getattr(torch, name)(given, 2, True) if kind.startswith("torch") else getattr(given, name)(2, keepdim=True)
+        )
+        return (out[0] if name in ("max", "min") else out) + x * 0.5
+
+    return Apply(run)
+
+
+@op("map")
+def mean_vector(d: int, x: Shape) -> nn.Module:
+    return Apply(lambda x: x.mean(tuple(range(2, d + 2))))
+
+
+@op("map", module=(False, True))
+def flatten(d: int, x: Shape, module: bool) -> nn.Module | None:
+    if math.prod(x[1:]) > 256:
+        return None
+    return nn.Flatten() if module else Apply(lambda x: torch.flatten(x, 1))
+
+
+@op("map", width=WIDTHS)
+def flatten_and_linear(d: int, x: Shape, width: int) -> nn.Module | None:
+    size = math.prod(x[1:])
+    if size > 256:
+        return None
+    return Apply(lambda m, x: m.linear(x.reshape(x.shape[0], -1)), linear=nn.Linear(size, width))
+
+
+@op("vector", kind=("unsqueeze", "view", "index", "torch.unsqueeze"))
+def to_map(d: int, x: Shape, kind: str) -> nn.Module:
+    def run(x: Tensor) -> Tensor:
+        if kind == "view":
+            return x.view(x.size(0), x.size(1), *[1] * d)
+        if kind == "index":
+            return x[(slice(None), slice(None), *[None] * d)]
+        for _ in range(d):
+            x = torch.unsqueeze(x, -1) if kind.startswith("torch") else x.unsqueeze(-1)
+        return x
+
+    return Apply(run)
+
+
+@op("vector", channels=(4, 6))
+def linear_to_map(d: int, x: Shape, channels: int) -> nn.Module:
+    return Apply(lambda m, x: m.linear(x).view(-1, channels, *[2] * d), linear=nn.Linear(x[1], channels * 2**d))
+
+
+# joining and cutting channels
+
+
+@op("map", "aligned", name=("cat", "concat", "concatenate"))
+def cat(d: int, x: Shape, y: Shape, name: str) -> nn.Module:
+    return Apply(lambda x, y: getattr(torch, name)([x, y], dim=1))
+
+
+@op("map", "aligned", "aligned")
+def cat3(d: int, x: Shape, y: Shape, z: Shape) -> nn.Module:
+    return Apply(lambda x, y, z: torch.cat((x, y, z), 1))
+
+
+@op("map")
+def cat_twice(d: int, x: Shape) -> nn.Module:
+    return Apply(lambda x: torch.cat([x, x], 1))
+
+
+@op("map", kind=("repeat", "tile", "torch.tile"))
+def repeat(d: int, x: Shape, kind: str) -> nn.Module:
+    counts = (1, 2, *[1] * d)
+    runs = {"repeat": lambda x: x.repeat(*counts), "tile": lambda x: x.tile(counts)}
+    return Apply(runs.get(kind) or (lambda x: torch.tile(x, counts)))
+
+
+@op("map", "same")
+def cat_in_space(d: int, x: Shape, y: Shape) -> nn.Module:
+    return Apply(lambda x, y: torch.cat([x, y], 2))
+
+
+@op("map", "same", dim=(0, 1, 2))
+def stack_and_sum(d: int, x: Shape, y: Shape, dim: int) -> nn.Module:
+    return Apply(lambda x, y: torch.stack([x, y], dim).sum(dim))
+
+
+@op("map", "same")
+def interleave(d: int, x: Shape, y: Shape) -> nn.Module:
+    return Apply(lambda x, y: torch.stack([x, y], dim=2).flatten(1, 2))
+
+
+@op("map", "same", width=WIDTHS, width_b=WIDTHS)
+def conv_plus_cat(d: int, x: Shape, y: Shape, width: int, width_b: int) -> nn.Module:
+    """A concatenation that is summed with a convolution's output."""
+    conv = by_dims("Conv", d)
+    layers = {"a": conv(x[1], width, 1), "b": conv(x[1], width_b, 1), "c": conv(x[1], width + width_b, 1)}
+    return Apply(lambda m, x, y: torch.cat([m.a(x), m.b(y)], 1) + m.c(x), **layers)
+
+
+@op("map", count=divisors, name=("chunk", "torch.chunk", "tensor_split", "torch.tensor_split"))
+def chunk(d: int, x: Shape, count: int, name: str) -> nn.Module | None:
+    if x[1] % count:
+        return None
+    short = name.rpartition(".")[2]
+    if name.startswith("torch"):
+        return Apply(lambda x: getattr(torch, short)(x, count, 1))
+    return Apply(lambda x: getattr(x, short)(count, dim=1))
+
+
+@op("map", count=divisors)
+def split_by_size(d: int, x: Shape, count: int) -> nn.Module | None:
+    return Apply(lambda x: x.split(x.shape[1] // count, 1)) if x[1] % count == 0 else None
+
+
+@op("map", first=(1, 2, 3), name=("split", "torch.split", "split_with_sizes"))
+def split_by_list(d: int, x: Shape, first: int, name: str) -> nn.Module | None:
+    sizes = [first, x[1] - first]
+    if sizes[1] < 1:
+        return None
+    if name == "torch.split":
+        return Apply(lambda x: torch.split(x, sizes, dim=1))
+    return Apply(lambda x: getattr(x, name)(sizes, dim=1))
+
+
+@op("map", count=divisors)
+def first_chunk(d: int, x: Shape, count: int) -> nn.Module | None:
+    """The other chunks are dropped."""
+    return Apply(lambda x: x.chunk(count, 1)[0]) if x[1] % count == 0 else None
+
+
+@op("map", at=(1, 2, 3), kind=("head", "tail", "both", "narrow"))
+def slice_channels(d: int, x: Shape, at: int, kind: str) -> nn.Module | None:
+    if at >= x[1]:
+        return None
+    runs: dict[str, Callable[[Tensor], Any]] = {
+        "head": lambda x: x[:, :at],
+        "tail": lambda x: x[:, at:],
+        "both": lambda x: (x[:, :at], x[:, at:]),
+        "narrow": lambda x: x.narrow(1, 0, at),
+    }
+    return Apply(runs[kind])
+
+
+@op("map")
+def slice_half(d: int, x: Shape) -> nn.Module | None:
+    return Apply(lambda x: x[:, : x.shape[1] // 2]) if x[1] % 2 == 0 else None
+
+
+@op("map")
+def every_other(d: int, x: Shape) -> nn.Module | None:
+    return Apply(lambda x: (x[:, ::2], x[:, 1::2])) if x[1] % 2 == 0 else None
+
+
+@op("map", groups=divisors, kind=("literal", "size", "ChannelShuffle", "channel_shuffle"))
+def channel_shuffle(d: int, x: Shape, groups: int, kind: str) -> nn.Module | None:
+    if x[1] % groups:
+        return None
+    if kind == "ChannelShuffle":
+        return nn.ChannelShuffle(groups)
+    if kind == "channel_shuffle":
+        return Apply(lambda x: F.channel_shuffle(x, groups))
+
+    def run(y: Tensor) -> Tensor:
+        if kind == "literal":
+            return y.view(-1, groups, x[1] // groups, *x[2:]).transpose(1, 2).reshape(-1, x[1], *x[2:])
+        n, c = y.size(0), y.size(1)
+        return y.view(n, groups, c // groups, *x[2:]).transpose(1, 2).contiguous().view(n, c, *x[2:])
+
+    return Apply(run)
+
+
+@op("map", kind=("PixelShuffle", "pixel_shuffle"))
+def pixel_shuffle(d: int, x: Shape, kind: str) -> nn.Module | None:
+    if d != 2 or x[1] % 4:
+        return None
+    return nn.PixelShuffle(2) if kind == "PixelShuffle" else Apply(lambda x: F.pixel_shuffle(x, 2))
+
+
+@op("map", kind=("PixelUnshuffle", "pixel_unshuffle", "view"))
+def pixel_unshuffle(d: int, x: Shape, kind: str) -> nn.Module | None:
+    if d != 2 or x[2] % 2 or x[3] % 2:
+        return None
+    if kind == "view":
+
+        def run(x: Tensor) -> Tensor:
+            n, c, h, w = x.shape
+            return x.view(n, c, h // 2, 2, w // 2, 2).permute(0, 1, 3, 5, 2, 4).reshape(n, c * 4, h // 2, w // 2)
+
+        return Apply(run)
+    return nn.PixelUnshuffle(2) if kind == "PixelUnshuffle" else Apply(lambda x: F.pixel_unshuffle(x, 2))
+
+
+@op("map", function=(False, True))
+def unfold(d: int, x: Shape, function: bool) -> nn.Module | None:
+    """Patches of 2 by 2, as [N, C * 4, patches, 1]."""
+    if d != 2 or min(x[2:]) < 2:
+        return None
+    if function:
+        return Apply(lambda x: F.unfold(x, 2).unsqueeze(3))
+    return Apply(lambda m, x: m.unfold(x).unsqueeze(3), unfold=nn.Unfold(2))
+
+
+@op("map", function=(False, True))
+def fold(d: int, x: Shape, function: bool) -> nn.Module | None:
+    """Patches that do not overlap, and back."""
+    if d != 2 or x[2] % 2 or x[3] % 2:
+        return None
+    if function:
+        return Apply(lambda y: F.fold(F.unfold(y, 2, stride=2), x[2:], 2, stride=2))
+    return Apply(lambda m, y: m.fold(m.unfold(y)), unfold=nn.Unfold(2, stride=2), fold=nn.Fold(x[2:], 2, stride=2))
+
+
+# other layouts
+
+
+@op("map", width=WIDTHS)
+def channels_last_linear(d: int, x: Shape, width: int) -> nn.Module:
+    """ConvNeXt: permute, two linear layers, permute back."""
+    there, back = (0, *range(2, d + 2), 1), (0, d + 1, *range(1, d + 1))
+    layers = {"up": nn.Linear(x[1], width), "down": nn.Linear(width, x[1])}
+    return Apply(lambda m, x: x + m.down(F.gelu(m.up(x.permute(there)))).permute(back), **layers)
+
+
+@op("map", norm=(False, True), width=WIDTHS)
+def tokens(d: int, x: Shape, norm: bool, width: int) -> nn.Module:
+    """[N, positions, C] and back."""
+    layer = nn.LayerNorm(x[1]) if norm else nn.Linear(x[1], width)
+
+    def run(m: Any, y: Tensor) -> Tensor:
+        return m.layer(y.flatten(2).transpose(1, 2)).transpose(1, 2).reshape(y.shape[0], -1, *x[2:])
+
+    return Apply(run, layer=layer)
+
+
+@op("map", heads=(1, 2), width=WIDTHS, width_v=WIDTHS,
+    name=("torch.matmul", "operator.matmul", "matmul", "bmm", "torch.bmm"))  # fmt: skip
+def attention(d: int, x: Shape, heads: int, width: int, width_v: int, name: str) -> nn.Module | None:
+    if width % heads or width_v % heads or math.prod(x[2:]) > 64 or (heads > 1 and "bmm" in name):
+        return None
+    widths = {"q": width, "k": width, "v": width_v}
+    layers = {part: nn.Linear(x[1], size) for part, size in widths.items()} | {"out": nn.Linear(width_v, x[1])}
+    function, short = {"torch": torch, "operator": operator}.get(name.partition(".")[0]), name.rpartition(".")[2]
+
+    def product(a: Tensor, b: Tensor) -> Tensor:
+        return getattr(function, short)(a, b) if function else getattr(a, short)(b)
+
+    def run(m: Any, y: Tensor) -> Tensor:
+        t = y.flatten(2).transpose(1, 2)
+        q, k, v = m.q(t), m.k(t), m.v(t)
+        if heads > 1:
+            n, p, _ = t.shape
+            q, k, v = (z.view(n, p, heads, z.shape[2] // heads).transpose(1, 2) for z in (q, k, v))
+        z = product(product(q, k.transpose(-2, -1)).softmax(-1), v)
+        if heads > 1:
+            z = z.transpose(1, 2).reshape(n, p, -1)
+        return y + m.out(z).transpose(1, 2).reshape(y.shape)
+
+    return Apply(run, **layers)
+
+
+@op("map", kind=("squeeze", "torch.squeeze", "unflatten", "torch.unflatten", "swapaxes", "torch.swapaxes", "moveaxis",
+                 "torch.moveaxis", "torch.permute", "torch.transpose", "torch.reshape", "view", "mT", "transpose_",
+                 "expand", "broadcast_to", "torch.broadcast_to", "t", "torch.t", "squeeze_"))  # fmt: skip
+def there_and_back(d: int, x: Shape, kind: str) -> nn.Module:
+    """Another form of the same value, and back again."""
+    runs: dict[str, Callable[[Tensor], Tensor]] = {
+        "squeeze": lambda x: x.unsqueeze(1).squeeze(1),
+        "squeeze_": lambda x: x.clone().unsqueeze_(1).squeeze_(1),
+        "torch.squeeze": lambda x: torch.squeeze(x.unsqueeze(2), 2),
+        "unflatten": lambda x: x.unflatten(1, (1, x.shape[1])).flatten(1, 2),
+        "torch.unflatten": lambda x: torch.unflatten(x, 1, (-1, 1)).flatten(1, 2),
+        "swapaxes": lambda x: x.swapaxes(1, 2).relu().swapaxes(1, 2),
+        "torch.swapaxes": lambda x: torch.swapaxes(torch.swapaxes(x, 1, 2), 1, 2),
+        "moveaxis": lambda x: x.moveaxis(1, 0).moveaxis(0, 1),
+        "torch.moveaxis": lambda x: torch.moveaxis(torch.moveaxis(x, 1, 0), 0, 1),
+        "torch.permute": lambda x: torch.permute(torch.permute(x, (1, 0, *range(2, d + 2))), (1, 0, *range(2, d + 2))),
+        "torch.transpose": lambda x: torch.transpose(torch.transpose(x, 0, 1), 0, 1),
+        "torch.reshape": lambda x: torch.reshape(x, (x.shape[0], x.shape[1], -1)).view(x.shape),
+        "view": lambda x: x.contiguous().view(x.size(0), -1, *x.shape[2:]),
+        "mT": lambda x: x.mT.mT,
+        "transpose_": lambda x: x.clone().transpose_(1, 2).transpose(1, 2),
+        "expand": lambda x: x.unsqueeze(2).expand(-1, -1, 2, *[-1] * d).sum(2),
+        "broadcast_to": lambda x: x + x[:1].broadcast_to(x.shape),
+        "torch.broadcast_to": lambda x: x + torch.broadcast_to(x[:1], x.shape),
+        "t": lambda x: x + x.flatten(2).mean(2).t().t()[(..., *[None] * d)],
+        "torch.t": lambda x: x + torch.t(torch.t(x.flatten(2).mean(2)))[(..., *[None] * d)],
+    }
+    return Apply(runs[kind])
+
+
+@op("map", kind=("new_zeros", "new_ones", "new_empty"))
+def new_tensor(d: int, x: Shape, kind: str) -> nn.Module:
+    """A tensor that forward makes, of the size of another."""
+    return Apply(lambda x: x + getattr(x, kind)(x.shape).zero_())
+
+
+@op("map", kind=("zeros", "ones", "empty", "rand", "randn"))
+def created_tensor(d: int, x: Shape, kind: str) -> nn.Module:
+    """A tensor that forward makes, of sizes read from another."""
+
+    def run(x: Tensor) -> Tensor:
+        return x + getattr(torch, kind)(x.shape[0], x.shape[1], *[1] * d, dtype=torch.float64).zero_()
+
+    return Apply(run)
+
+
+@op("map", name=("mm", "torch.mm"))
+def gram(d: int, x: Shape, name: str) -> nn.Module:
+    """Scores between the samples of a batch; the channels are summed over."""
+
+    def run(x: Tensor) -> Tensor:
+        v = x.flatten(2).mean(2)
+        scores = torch.mm(v, v.transpose(0, 1)) if name.startswith("torch") else v.mm(v.transpose(0, 1))
+        return x * scores.mean(1)[(..., *[None] * (d + 1))]
+
+    return Apply(run)
+
+
+# --- the strategy
+# -----------------------------------------------------------------------------------------------
+
+Step = tuple[str, tuple[int, ...]]
+COMMON = ("conv1", "conv3", "residual", "residual", "batch_norm")
+
+
+def resolve(dims: int, channels: int, space: int, steps: Sequence[Step], returned: int = 0) -> Program:
+    """The program that the steps amount to. ``returned``: how many of the last values are outputs themselves."""
+    shapes: list[Shape] = [(2, channels, *[space] * dims)]
+    statements: list[Statement] = []
+    for name, picks in steps:
+        chooser = iter((*picks, *[0] * 8))
+        operands = choose_operands(OPERATORS[name].kinds, shapes, dims, chooser)
+        if operands is None:
+            continue
+        options: list[Any] = []
+        for choices in OPERATORS[name].options.values():
+            fitting = choices(shapes[operands[0]])
+            if not fitting:
+                break
+            options.append(fitting[next(chooser) % len(fitting)])
+        if len(options) < len(OPERATORS[name].options):
+            continue
+        results = result_shapes(OPERATORS[name], dims, [shapes[i] for i in operands], options)
+        if results is not None:
+            numbers = range(len(shapes), len(shapes) + len(results))
+            statements.append(Statement(name, operands, tuple(options), tuple(numbers)))
+            shapes += results
+    outputs = tuple(range(len(shapes))[max(1, len(shapes) - returned) :]) if returned else ()
+    return Program(dims, channels, space, tuple(statements), tuple(shapes), outputs)
+
+
+def choose_operands(
+    kinds: Sequence[str], shapes: Sequence[Shape], dims: int, picks: Iterator[int]
+) -> tuple[int, ...] | None:
+    """Indices of values of the kinds asked for, different ones where there are any; a pick of 0 is the newest."""
+    chosen: list[int] = []
+    for kind in kinds:
+        first = shapes[chosen[0]] if chosen else ()
+        fitting = [
+            i
+            for i, shape in enumerate(shapes)
+            if (kind == "any")
+            or (kind == "map" and len(shape) == dims + 2)
+            or (kind == "vector" and len(shape) == 2)
+            or (kind == "same" and shape == first)
+            or (kind == "aligned" and len(shape) == dims + 2 and shape[2:] == first[2:])
+            or (kind == "smaller" and len(shape) == len(first) and shape != first and broadcasts(shape, first))
+        ]
+        others = [i for i in fitting if i not in chosen] or fitting
+        if not others:
+            return None
+        chosen.append(others[-1 - next(picks) % len(others)])
+    return tuple(chosen)
+
+
+def broadcasts(small: Shape, large: Shape) -> bool:
+    return all(m in (1, n) for m, n in zip(small, large, strict=True))
+
+
+def result_shapes(
+    made: Operator, dims: int, shapes: Sequence[Shape], options: Sequence[Any], limit: int = MAX_NUMBERS
+) -> list[Shape] | None:
+    """Shapes of the results; None where the operator does not fit or its results are too large."""
+    part = made.build(dims, shapes, options)
+    if part is None:
+        return None
+    with torch.no_grad():
+        results = part.double().eval()(*[torch.rand(shape, dtype=torch.float64) for shape in shapes])
+    found = [tuple(result.shape) for result in ([results] if isinstance(results, Tensor) else results)]
+    return None if any(math.prod(shape) > limit for shape in found) else found
+
+
+def steps(names: Sequence[str] | None = None, most: int = 12) -> st.SearchStrategy[list[Step]]:
+    weighted = [*COMMON * 5, *(OPERATORS if names is None else names)]
+    step = st.tuples(st.sampled_from(weighted), st.lists(st.integers(0, 59), max_size=6).map(tuple))
+    half = st.lists(step, max_size=most // 2)
+    return st.tuples(half, half).map(lambda halves: halves[0] + halves[1])  # a single list would mostly be short
+
+
+@st.composite
+def programs(draw: st.DrawFn, names: Sequence[str] | None = None, most: int = 12, outputs: bool = True) -> Program:
+    """Programs of at most ``most`` statements, of the named operators (all of them by default)."""
+    dims = draw(st.sampled_from((2, 2, 2, 1, 3)))
+    channels = draw(st.sampled_from((3, 4)))
+    space = draw(st.sampled_from((4, 5, 6) if dims < 3 else (4,)))
+    returned = draw(st.sampled_from((0, 0, 0, 1))) if outputs else 0
+    first: list[Step] = [("conv1", (0, 0)), ("conv1", (0, 0)), ("conv1", (1, 0))]
+    start = first[: draw(st.sampled_from((0, 3, 2, 1)))]
+    return resolve(dims, channels, space, start + draw(steps(names, most)), returned)
+
+
+def sample(count: int, seed: int) -> list[Program]:
+    """Programs for tests that need many at once."""
+    random = Random(seed)
+    found = []
+    for number in range(count):
+        drawn = [(random.choice([*COMMON * 5, *OPERATORS]), tuple(random.choices(range(60), k=6))) for _ in range(10)]
+        found.append(resolve((2, 2, 1, 3)[number % 4], 4, 4, drawn))
+    return found
+
+
+def every_use(name: str) -> Iterator[Program]:
+    """Programs that try all options of one operator, side by side, in each number of dims."""
+    before: tuple[list[Step], ...] = (
+        [("conv1", (0, 3))],
+        [("conv1", (0, 3)), ("conv1", (1, 3))],
+        [("conv1", (0, 5)), ("mean_vector", ())],
+        [("conv1", (0, 0)), ("adaptive_pool", (0, 1, 1, 0))],
+        [("conv1", (0, 0)), ("spatial_gate", ()), ("mean", ())],
+    )
+    made = OPERATORS[name]
+    for dims in (1, 2, 3):
+        seen: set[tuple[Any, ...]] = set()
+        for start, first in itertools.product(before, (0, 1)):
+            base = resolve(dims, 4, 4, start)
+            operands = choose_operands(made.kinds, base.shapes, dims, iter([first, 0, 0]))
+            if operands is None:
+                continue
+            given = [base.shapes[i] for i in operands]
+            statements, shapes = [*base.statements], [*base.shapes]
+            for options in itertools.product(*[choices(given[0]) for choices in made.options.values()]):
+                if options not in seen and (results := result_shapes(made, dims, given, options)) is not None:
+                    seen.add(options)
+                    numbers = range(len(shapes), len(shapes) + len(results))
+                    statements.append(Statement(name, operands, options, tuple(numbers)))
+                    shapes += results
+            if len(statements) > len(base.statements):
+                yield Program(dims, 4, 4, tuple(statements), tuple(shapes))

@@ -64,7 +64,7 @@ class TestVerdict:
         assert verdict(run) == (
             "The found network is better than the uniform one of equal size: 95.00 ± 0.10 % against "
             "93.00 ± 0.10 % test accuracy, a difference of +2.00 points "
-            "(95 % interval +1.77 to +2.23, 3 seeds)."
+            "(95 % interval +1.77 to +2.23, 3 seeds). It takes 64.8 M MACs an image, the uniform one 19.5 M."
         )
 
     def test_worse(self) -> None:
