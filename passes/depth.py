@@ -139,7 +139,7 @@ class Depths:
         while True:
             a, b = self.resolve(a), self.resolve(b)
             runs = self._runs(a, b)
-            uneven = next(((i, j) for i, j in runs if not self._in_step(a[i], b[j])), None)
+            uneven = next(((i, j) for i, j in runs if not self._even(a[i], b[j])), None)
             if uneven is None:
                 break
             i, j = uneven[0].start, uneven[1].start
@@ -259,10 +259,13 @@ class Depths:
             runs.append((slice(here, i), slice(there, j)))
         return runs
 
-    def _in_step(self, x: Dim, y: Dim) -> bool:
+    def in_step(self, dim: Dim) -> bool:
+        """True where one class makes up the whole dim, so that all its parts keep their proportion."""
+        return len(self.roots(dim)) == 1 and all(isinstance(part, Slot) for part in self.resolve(dim))
+
+    def _even(self, x: Dim, y: Dim) -> bool:
         """True for two runs of one part each, or where one class makes up both: they are always equally long."""
-        parts = (*x, *y)
-        return len(parts) == 2 or (len(self.roots(parts)) == 1 and all(isinstance(part, Slot) for part in parts))
+        return len(x) == len(y) == 1 or self.in_step((*x, *y))
 
     def _tie_parts(self, x: Part, y: Part, why: str) -> None:
         if isinstance(x, Slot) and isinstance(y, Slot):

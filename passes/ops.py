@@ -319,4 +319,4 @@ register(rules.SameShape(), "input *dims", functions=[torch.flip], methods="flip
 register(rules.Shape(), "input name", functions=[builtins.getattr])
 register(rules.Shape(), "input dim=None", methods="size")
 register(rules.Ignore(), "input", functions=[torch._assert, builtins.len], methods="dim is_floating_point")
-register(rules.Numel(), functions=[torch.numel], methods="numel")
+register(rules.Numel(), methods="numel")

@@ -16,7 +16,8 @@ from conet_fx.search.history import read_history
 
 SMALL = [
     *("search", "--arch", "tests.tiny:TinyNet", "--data", "digits", "--trials", "2", "--epochs_per_trial", "2"),
-    *("--initial_channels", "8", "--min_channels", "4", "--lr", "0.03", "--final.epochs", "2", "--final.seeds", "[0,1]"),
+    *("--initial_channels", "8", "--min_channels", "4", "--lr", "0.03"),
+    *("--final.epochs", "2", "--final.seeds", "[0,1]"),
 ]
 
 

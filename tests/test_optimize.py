@@ -283,7 +283,8 @@ def test_refuses_a_model_with_nothing_to_resize() -> None:
 
 
 def test_refuses_a_model_that_does_not_fit_the_data() -> None:
-    refuse(conet_fx.TraceError, r"a at .*tiny\.py:\d+.*expected input", batches=[(torch.randn(4, 2, 6, 6), BATCH[0][1])])
+    colour = [(torch.randn(4, 2, 6, 6), BATCH[0][1])]
+    refuse(conet_fx.TraceError, r"a at .*tiny\.py:\d+.*expected input", batches=colour)
 
 
 def test_refuses_outputs_without_a_loss() -> None:

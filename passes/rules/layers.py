@@ -96,7 +96,8 @@ class Convolution(Rule):
             out = call.marker.fresh(call.path, module.out_channels)
             call.marker.uses(call.path, "in", x, module.groups)
             call.marker.uses(call.path, "out", out, module.groups)
-        return {axis: call.spread(out, axis, ndim)}
+        before = {d: call.marker.collapse(f, tuple(range(axis, ndim))) for d, f in call.fields().items() if d < axis}
+        return {**before, axis: call.spread(out, axis, ndim)}
 
 
 class Linear(Rule):

@@ -389,7 +389,8 @@ class Rescale(Rule):
             return call.moved()
         axis = len(call.shape()) - 2  # overlapping patches are added, so all taps of one channel are one
         taps = call.line("input", axis, call.shape()[axis]).reshape(call.out[axis], -1)
-        return {axis: call.spread(call.marker.line(taps, 0), axis, len(call.out))}
+        before = {d: call.marker.collapse(f, (axis,)).unsqueeze(-1) for d, f in call.fields().items() if d < axis}
+        return {**before, axis: call.spread(call.marker.line(taps, 0), axis, len(call.out))}
 
 
 class ChannelShuffle(Rule):

@@ -63,6 +63,8 @@ class Arithmetic(Summation):
             return Int(call.depths.scale(dim, call.size(times), call.why))
         if self.name == "floordiv" and is_fixed(b) and call.size(a) % call.size(b) == 0:
             return Int(call.depths.scale(a, Fraction(1, call.size(b)), call.why))
+        if self.name == "floordiv" and call.depths.in_step((*a, *b)):
+            return Int((call.node.meta["val"],))  # a ratio that stays
         if self.name == "mod" and is_fixed(b) and call.node.meta["val"] == 0:
             call.depths.multiple(a, call.size(b), call.why)
             return Int((0,))

@@ -49,9 +49,7 @@ def write_cifar(root: Path, name: str, rows: int = 4) -> None:
             "labels" if coarse else "fine_labels": list(range(rows)),
         }
         (folder / file).write_bytes(pickle.dumps(batch))
-    classes = {
-        "label_names" if coarse else "fine_label_names": [str(n) for n in range(10 if coarse else 100)]
-    }
+    classes = {"label_names" if coarse else "fine_label_names": [str(n) for n in range(10 if coarse else 100)]}
     (folder / ("batches.meta" if coarse else "meta")).write_bytes(pickle.dumps(classes))
 
 
@@ -127,9 +125,7 @@ class TestCifar:
         assert data.shape == images_and_targets(data.train)[0].shape[1:] == (3, 16, 16)
 
     def test_missing(self, tmp_path: Path) -> None:
-        with pytest.raises(
-            FileNotFoundError, match=r"no cifar10 in .*cifar-10-batches-py.*--root.*--download"
-        ):
+        with pytest.raises(FileNotFoundError, match=r"no cifar10 in .*cifar-10-batches-py.*--root.*--download"):
             load("cifar10", root=tmp_path)
         assert not list(tmp_path.iterdir()), "nothing was downloaded"
 
@@ -138,9 +134,7 @@ class TestCifar:
             raise URLError("no route to host")
 
         monkeypatch.setattr(torchvision_cifar, "download_and_extract_archive", fail)
-        with pytest.raises(
-            FileNotFoundError, match=r"could not fetch cifar10.*no route.*cifar-10-python.tar.gz"
-        ):
+        with pytest.raises(FileNotFoundError, match=r"could not fetch cifar10.*no route.*cifar-10-python.tar.gz"):
             load("cifar10", root=tmp_path, download=True)
 
     def test_damaged(self, tmp_path: Path) -> None:

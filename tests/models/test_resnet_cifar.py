@@ -31,9 +31,7 @@ def test_published_parameters(factory: Factory, classes: int, expected: int) -> 
         assert parameters(factory(num_classes=classes)) == expected
 
 
-@pytest.mark.parametrize(
-    ("factory", "depth"), [(resnet18_cifar, 18), (resnet34_cifar, 34), (resnet50_cifar, 50)]
-)
+@pytest.mark.parametrize(("factory", "depth"), [(resnet18_cifar, 18), (resnet34_cifar, 34), (resnet50_cifar, 50)])
 def test_the_name_counts_the_layers(factory: Factory, depth: int) -> None:
     with torch.device("meta"):
         model = factory()

@@ -538,6 +538,7 @@ BINARY: dict[str, Callable[[Any, Any], Any]] = {
     "mse_loss": lambda x, y: F.mse_loss(x, y, reduction="none"),
     "expand_as": lambda x, y: x + y.expand_as(x),
     "view_as": lambda x, y: x + y.view_as(x),
+    "reshape_as": lambda x, y: x + y.reshape_as(x),
 }  # fmt: skip
 
 

@@ -69,9 +69,7 @@ def synthetic_run(
     """A search of ``groups`` with two frozen ones beside them; ``accuracies`` are keyed by label."""
     rng = random.Random(0)
     config = SearchConfig(delta=delta, trials=trials, epochs_per_trial=epochs, lr=0.03, mu=18.0)
-    demands = {
-        name: 25 + 75 * abs(math.sin(2.5 * n)) * (1 - 0.6 * n / len(groups)) for n, name in enumerate(groups)
-    }
+    demands = {name: 25 + 75 * abs(math.sin(2.5 * n)) * (1 - 0.6 * n / len(groups)) for n, name in enumerate(groups)}
     states = {name: GroupState(32, phi=config.phi) for name in groups}
     history = []
     for number in range(1, trials + 1):

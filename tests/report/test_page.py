@@ -43,10 +43,7 @@ def test_holds_the_run(run: Run) -> None:
         "to": "98.81 %",
         "note": "± 0.16 over 5 seeds",
     }
-    assert (
-        data["summary"]
-        == "δ = 0.07 · 12 of 14 channel groups free to change · 8 trials, 40 epochs, 3 min 00 s"
-    )
+    assert data["summary"] == "δ = 0.07 · 12 of 14 channel groups free to change · 8 trials, 40 epochs, 3 min 00 s"
 
 
 def test_without_evaluations_the_last_trial_stands_for_the_found_network(run: Run) -> None:
@@ -72,9 +69,7 @@ def test_one_trial_has_gone_nowhere(run: Run) -> None:
     ],
 )
 def test_which_threshold_acted(run: Run, slope: float, condition: float, action: str, cause: str) -> None:
-    group: Any = dataclasses.replace(
-        run.trials[0].groups["conv1"], slope=slope, condition=condition, action=action
-    )
+    group: Any = dataclasses.replace(run.trials[0].groups["conv1"], slope=slope, condition=condition, action=action)
     trial = dataclasses.replace(run.trials[0], groups={**run.trials[0].groups, "conv1": group})
     data = embedded(page(dataclasses.replace(run, trials=[trial])))
     assert data["groups"][1]["trials"][0]["cause"] == cause

@@ -63,9 +63,7 @@ def centre(browser: Page, selector: str, index: int = 0) -> tuple[float, float]:
 
 def tooltip(browser: Page) -> str:
     return str(
-        browser.evaluate(
-            "document.getElementById('tip').hidden ? '' : document.getElementById('tip').innerText"
-        )
+        browser.evaluate("document.getElementById('tip').hidden ? '' : document.getElementById('tip').innerText")
     )
 
 
@@ -155,9 +153,7 @@ def test_filter(browser: Page, run: Run, tmp_path: Path) -> None:
 @pytest.mark.parametrize("width", [360, 800, 1600])
 def test_fits_every_window(browser: Page, run: Run, tmp_path: Path, width: int, scheme: str) -> None:
     show(browser, run, tmp_path, width=width, prefers_color_scheme=scheme)
-    assert browser.evaluate("document.documentElement.scrollWidth <= innerWidth"), (
-        "nothing to scroll sideways"
-    )
+    assert browser.evaluate("document.documentElement.scrollWidth <= innerWidth"), "nothing to scroll sideways"
     ground = browser.evaluate("getComputedStyle(document.body).backgroundColor")
     brightness = sum(int(part) for part in ground.removeprefix("rgb(").removesuffix(")").split(","))
     assert (brightness > 600) == (scheme == "light")

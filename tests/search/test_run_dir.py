@@ -53,7 +53,7 @@ def test_refuses_a_second_run(unchanged: Path) -> None:
 
 @pytest.mark.parametrize("resume", [False, True])
 def test_refuses_a_run_of_another_model(unchanged: Path, resume: bool) -> None:
-    with pytest.raises(conet_fx.SearchError, match="another model .*TinyNet; its sizes differ"):
+    with pytest.raises(conet_fx.SearchError, match=r"another model .*TinyNet; its sizes differ"):
         search(unchanged, TinyNet(width=12), resume=resume)
 
 
@@ -104,7 +104,7 @@ def test_refuses_a_directory_that_cannot_be_written(tmp_path: Path, monkeypatch:
         raise PermissionError(13, "Permission denied", str(tmp_path))
 
     monkeypatch.setattr("tempfile.mkstemp", denied)  # root may write anywhere, so the refusal is made here
-    with pytest.raises(conet_fx.SearchError, match="cannot be written .Permission denied.: choose one that can"):
+    with pytest.raises(conet_fx.SearchError, match=r"cannot be written .Permission denied.: choose one that can"):
         search(tmp_path / "run")
 
 
