@@ -436,12 +436,12 @@ NUMBERS: dict[str, Callable[[Tensor], Tensor]] = {
     "x / 2 + 1": lambda x: x / 2.0 + 1.0,
     "x ** 2": lambda x: x**2,
     "x % 1": lambda x: x % 1.0,
-    "x // 1": lambda x: x // 1.0,
+    "x // 1": lambda x: x + x.detach() // 1.0,
     "torch.pow": lambda x: torch.pow(x, 2),
     "torch.rsub": lambda x: torch.rsub(x, 1.0),
     "torch.clamp": lambda x: torch.clamp(x, -1.0, 1.0),
     "torch.clip": lambda x: torch.clip(x, -1.0, 1.0),
-    "torch.floor_divide": lambda x: torch.floor_divide(x, 0.5),
+    "torch.floor_divide": lambda x: x + torch.floor_divide(x.detach(), 0.5),
     "torch.isnan": lambda x: torch.where(torch.isnan(x), x, x * 0.5),
     "torch.logical_not": lambda x: x * torch.logical_not(x),
     "invert": lambda x: torch.where(~(x > 0), x * 0.5, x),
@@ -1056,11 +1056,26 @@ def result_shapes(
     return None if any(math.prod(shape) > limit for shape in found) else found
 
 
-def steps(names: Sequence[str] | None = None, most: int = 12) -> st.SearchStrategy[list[Step]]:
+@st.composite
+def steps(draw: st.DrawFn, names: Sequence[str] | None = None, most: int = 12) -> list[Step]:
+    """Steps from a random number generator, of which hypothesis leaves out some and makes others plain.
+
+    Drawn one by one they would be less varied: hypothesis likes to repeat what it has drawn before.
+    """
+    random = Random(draw(st.integers(0, 2**32 - 1)))
+    drawn = random_steps(random, most, names)
+    kept = draw(st.lists(st.sampled_from((False, True, True, True)), min_size=most, max_size=most))
+    plain = draw(st.lists(st.sampled_from((True, False, False)), min_size=most, max_size=most))
+    return [
+        (name, () if is_plain else picks)
+        for (name, picks), is_kept, is_plain in zip(drawn, kept, plain, strict=True)
+        if is_kept
+    ]
+
+
+def random_steps(random: Random, count: int, names: Sequence[str] | None = None) -> list[Step]:
     weighted = [*COMMON * 5, *(OPERATORS if names is None else names)]
-    step = st.tuples(st.sampled_from(weighted), st.lists(st.integers(0, 59), max_size=6).map(tuple))
-    half = st.lists(step, max_size=most // 2)
-    return st.tuples(half, half).map(lambda halves: halves[0] + halves[1])  # a single list would mostly be short
+    return [(random.choice(weighted), tuple(random.choices(range(60), k=6))) for _ in range(count)]
 
 
 @st.composite
@@ -1080,7 +1095,7 @@ def sample(count: int, seed: int) -> list[Program]:
     random = Random(seed)
     found = []
     for number in range(count):
-        drawn = [(random.choice([*COMMON * 5, *OPERATORS]), tuple(random.choices(range(60), k=6))) for _ in range(10)]
+        drawn = random_steps(random, 10)
         found.append(resolve((2, 2, 1, 3)[number % 4], 4, 4, drawn))
     return found
 

@@ -37,7 +37,7 @@ GROWTH = range(5)
 MOST_GROWN = 3
 MOST_FOUND = 2000
 
-NOT_FOLLOWED = {"created_tensor", "across_channels", "gram", "position_embedding"}
+NOT_FOLLOWED = {"created_tensor", "across_channels", "gram", "position_embedding", "checked"}
 EQUAL_PIECES = {
     "attention", "channel_shuffle", "chunk", "every_other", "first_chunk", "fold", "group_norm", "grouped_conv",
     "interleave", "linear_to_map", "norm_function", "pixel_shuffle", "pixel_unshuffle", "slice_half", "split_by_size",
@@ -110,15 +110,21 @@ class Oracle:
         statement = self.program.statements[index]
         kinds = OPERATORS[statement.operator].kinds
         for kind, shape, old in zip(kinds, shapes, [self.program.shapes[i] for i in statement.operands], strict=True):
-            ones = [n == 1 for n in shape] == [n == 1 for n in old]  # broadcasts as before
-            fits = {"same": shape == shapes[0], "smaller": ones and broadcasts(shape, shapes[0])}
+            as_before = ones([shape]) == ones([old])
+            fits = {"same": shape == shapes[0], "smaller": as_before and broadcasts(shape, shapes[0])}
             if not fits.get(kind, True):
                 return None
         try:
             found = result_shapes(OPERATORS[statement.operator], self.program.dims, shapes, options, limit=10**9)
         except (RuntimeError, ValueError):  # torch: the operands do not fit together
             return None
-        return found if found is not None and len(found) == len(statement.results) else None
+        before = [self.program.shapes[i] for i in statement.results]
+        return found if found is not None and ones(found) == ones(before) else None
+
+
+def ones(shapes: Sequence[Shape]) -> list[list[bool]]:
+    """Where the length is 1: what broadcasts must go on to broadcast, and nothing else."""
+    return [[n == 1 for n in shape] for shape in shapes]
 
 
 def with_options(program: Program, options: Sequence[tuple[object, ...]]) -> Program:
