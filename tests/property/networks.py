@@ -325,9 +325,10 @@ def norm_function(d: int, x: Shape, kind: str) -> nn.Module | None:
     if (kind == "group_norm" and x[1] % 2) or math.prod(x[2:]) == 1:
         return None
     if kind == "batch_norm":  # frozen: always with its statistics
+        norm = by_dims("BatchNorm", d)(x[1])
+        norm.register_buffer("num_batches_tracked", None)  # nothing reads it, so that the graph would not hold it
         return Apply(
-            lambda m, x: F.batch_norm(x, m.norm.running_mean, m.norm.running_var, m.norm.weight, m.norm.bias),
-            norm=by_dims("BatchNorm", d)(x[1]),
+            lambda m, x: F.batch_norm(x, m.norm.running_mean, m.norm.running_var, m.norm.weight, m.norm.bias), norm=norm
         )
     return Apply(runs[kind], parameter=(x[1],))
 
