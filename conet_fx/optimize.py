@@ -73,6 +73,8 @@ def optimize(
     """
     config = SearchConfig.build(config, delta, overrides)
     fabric = fabric or make_fabric(config)
+    if fabric.world_size > 1:
+        raise ValueError(f"fabric has {fabric.world_size} processes, and a search runs in one for now: use devices=1")
     inputs, target = first_batch(loader)
     plan = analyze(model, samples(inputs, SAMPLES), tie_concat=config.tie_concat, resize_linear=config.resize_linear)
     if not plan.free:

@@ -7,6 +7,7 @@ that are channel counts are set to the new counts, and the result is checked by 
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Callable, Mapping
 from fractions import Fraction
 from typing import Any, Literal
@@ -61,6 +62,7 @@ def rewrite(
         resized.apply(init_fn)
     if init == "inherit":
         kept = _kept(traced, facts, resized)
+        _warn_of_lost_channels(facts, kept, size)
         _inherit(source, resized, facts, kept)
         resized.meta["conet_fx"] = {"kept": kept}
     return resized
@@ -182,6 +184,26 @@ def _kept(traced: Trace, facts: Facts, resized: fx.GraphModule) -> Positions:
                 if site in old.sites:
                     norms[site] = _norms(weight, writes[0], layout.blocks).cpu().numpy()
     return {site: torch.from_numpy(where) for site, where in match(old, new, norms).items()}
+
+
+def _warn_of_lost_channels(facts: Facts, kept: Positions, size: Callable[[Dim], int]) -> None:
+    """Say so where a reader loses more channels than its new size asks for, and ``mixed_by`` does not say so already.
+
+    That happens where a value is added to itself in another order (all its channels are then one, and none can be told
+    from a new one), and where a channel would stand in another place, such as another block of a grouped convolution.
+    """
+    for path, role in sorted(facts.reading & kept.keys()):
+        dim = facts.layers[path].dims[role]
+        parts = [(part,) for part in facts.depths.resolve(dim)]
+        wanted = sum(min(facts.depths.size(part), size(part)) for part in parts)
+        stay = int((kept[path, role] >= 0).sum())
+        noted = any(facts.depths.notes(root) for root in facts.depths.roots(dim))
+        if stay < wanted and not noted:
+            warnings.warn(
+                f"{path} inherits only {stay} of {wanted} input channels, the others start anew: at the new size they "
+                "would stand in another place (a value joined with itself in another order, blocks that move)",
+                stacklevel=4,
+            )
 
 
 def _norms(weight: torch.Tensor, axis: int, blocks: int) -> torch.Tensor:

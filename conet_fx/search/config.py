@@ -43,7 +43,7 @@ class SearchConfig:
         tie_concat: keep the parts of a concatenation in proportion where it meets one depth (authors' code).
         resize_linear: hidden linear layers may change size too (the paper keeps them).
         accelerator: where to train, in the words of Lightning Fabric.
-        devices: how many of them, >= 1, or "auto" for all.
+        devices: how many of them: 1, a search runs on one device for now.
         precision: of training, in the words of Lightning Fabric. The probe computes in float64 always.
         weights: of the model that is returned: "fresh" re-initialised (the paper trains it anew), or "trained" by
             the last trial.
@@ -72,7 +72,7 @@ class SearchConfig:
     tie_concat: bool = False
     resize_linear: bool = False
     accelerator: Accelerator = "auto"
-    devices: int | Literal["auto"] = 1
+    devices: int = 1
     precision: Precision = "32-true"
     weights: Weights = "fresh"
 
@@ -87,8 +87,7 @@ class SearchConfig:
             self._integer(name, lambda v: v >= 1, "an integer >= 1")
         if self.initial_channels is not None:
             self._integer("initial_channels", lambda v: v >= 1, "an integer >= 1, or None for the model's own")
-        if self.devices != "auto":
-            self._integer("devices", lambda v: v >= 1, 'an integer >= 1, or "auto"')
+        self._integer("devices", lambda v: v == 1, "1, since a search runs on one device for now")
         self._integer("seed", lambda v: 0 <= v < 2**32, "an integer in [0, 2**32)")
         for name in ("tie_concat", "resize_linear"):
             if not isinstance(getattr(self, name), bool):

@@ -101,10 +101,8 @@ def run_trial(
 
 
 def make_fabric(config: SearchConfig) -> Fabric:
-    """Where to train, as the configuration says. Raises ``ValueError`` for more than one device."""
-    if config.devices not in (1, "auto"):
-        raise ValueError(f"devices={config.devices}: a search runs on one device for now; write devices=1")
-    return Fabric(accelerator=config.accelerator, devices=1, precision=config.precision)
+    """Where to train, as the configuration says."""
+    return Fabric(accelerator=config.accelerator, devices=config.devices, precision=config.precision)
 
 
 @torch.no_grad()

@@ -86,8 +86,18 @@ class Oracle:
         for options in self._options(index, operands[0], left):
             grown = sum(a != b for a, b in zip(options, statement.options, strict=True))
             found = self._results(index, operands, options)
-            if found is not None:
+            if found is not None and self._cuts_agree([*chosen, options]):
                 yield from self._from(index + 1, shapes + found, [*chosen, options], left - grown)
+
+    def _cuts_agree(self, chosen: Sequence[tuple[object, ...]]) -> bool:
+        """Cuts that are at one place now stay together: a plan knows pieces, not cuts."""
+        moved: dict[tuple[int, object], object] = {}
+        for statement, options in zip(self.program.statements, chosen, strict=False):
+            for name, old, new in zip(OPERATORS[statement.operator].options, statement.options, options, strict=True):
+                channels = self.program.shapes[statement.operands[0]][1]
+                if name in ("first", "at") and moved.setdefault((channels, old), new) != new:
+                    return False
+        return True
 
     def _options(self, index: int, operand: Shape, left: int) -> Iterator[tuple[object, ...]]:
         statement = self.program.statements[index]

@@ -6,13 +6,14 @@ import copy
 import subprocess
 import sys
 import tempfile
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import safetensors.torch
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
@@ -114,6 +115,20 @@ def test_costs_are_exact(program: Program, picks: Picks, resize_linear: bool) ->
         assert 2 * cost.macs == counter.get_total_flops()
 
 
+def inherited(plan: ChannelPlan, sizes: dict[str, int]) -> fx.GraphModule:
+    """The resized network; examples are left out where it says that the order of channels cannot be kept.
+
+    (A value that is summed with itself after a shuffle, for instance: in another width the shuffle is another one.)
+    At the present sizes nothing of the kind may be said: there a warning is an error, as everywhere in these tests.
+    """
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        resized = plan.resize(sizes, init="inherit")
+    assert all("inherits only" in str(warning.message) for warning in said)
+    assume(not said)
+    return resized
+
+
 @EXAMPLES
 @given(programs(), PICKS, LINEAR)
 def test_growing_keeps_the_function(program: Program, picks: Picks, resize_linear: bool) -> None:
@@ -121,7 +136,7 @@ def test_growing_keeps_the_function(program: Program, picks: Picks, resize_linea
     plan = analyze(model, program.input(), resize_linear=resize_linear)
     exact = {group.name for group in plan.free if not group.mixed_by}
     sizes = {name: size for name, size in pick_sizes(plan, picks).items() if size > plan.sizes[name] and name in exact}
-    grown = plan.resize(sizes, init="inherit").eval()
+    grown = inherited(plan, sizes).eval()
     for found, expected in zip(run(grown, program), run(model, program), strict=True):
         torch.testing.assert_close(found, expected)
 
@@ -140,7 +155,7 @@ def test_shrinking_masks_the_other_channels(program: Program, picks: Picks, resi
     plan = analyze(model, program.input(), resize_linear=resize_linear)
     exact = {group.name for group in plan.free if not group.mixed_by}
     sizes = {name: size for name, size in pick_sizes(plan, picks).items() if size < plan.sizes[name] and name in exact}
-    shrunk = plan.resize(sizes, init="inherit").eval()
+    shrunk = inherited(plan, sizes).eval()
     kept = shrunk.meta["conet_fx"]["kept"]
     masked = copy.deepcopy(model)
     mask_readers(masked, kept)
@@ -183,7 +198,7 @@ def test_the_strongest_channels_are_kept(program: Program, picks: Picks) -> None
     model = network(program)
     plan = analyze(model, program.input())
     sizes = {name: size for name, size in pick_sizes(plan, picks).items() if size < plan.sizes[name]}
-    shrunk = plan.resize(sizes, init="inherit")
+    shrunk = inherited(plan, sizes)
     kept = shrunk.meta["conet_fx"]["kept"]
     for group in plan.free:
         alone = len(group.writers) == 1 and isinstance(model.get_submodule(group.writers[0]), nn.modules.conv._ConvNd)

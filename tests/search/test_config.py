@@ -45,7 +45,7 @@ def test_defaults_are_those_of_the_paper() -> None:
         ("seed", -1, "in"),
         ("seed", 2**32, "in"),
         ("accelerator", "abacus", "'cpu'"),
-        ("devices", 0, '"auto"'),
+        ("devices", 2, "one device"),
         ("precision", "8", "'32-true'"),
         ("weights", "stale", "'fresh', 'trained'"),
     ],
@@ -85,7 +85,7 @@ def test_numbers_of_numpy_become_plain_ones() -> None:
 
 
 def test_allowed_edges() -> None:
-    SearchConfig(gamma=0, momentum=0, weight_decay=0, beta=0, initial_channels=None, devices="auto")
+    SearchConfig(gamma=0, momentum=0, weight_decay=0, beta=0, initial_channels=None)
     SearchConfig(min_channels=16, max_channels=16, initial_channels=512)
     with pytest.raises(ValueError, match="no multiple of round_to=2"):
         SearchConfig(min_channels=17, max_channels=17)
