@@ -185,7 +185,7 @@ def test_sharing_is_kept(saved: dict[str, Case]) -> None:
     module, folder, _ = saved["strange"]
     loaded = recipe.load(folder)
     assert loaded.tied.weight is loaded.shared.weight
-    # torch.fx before 2.11 itself forgets that a buffer is not persistent
+    # torch.fx of 2.9 itself forgets that a buffer is not persistent
     assert ("offset" in loaded.state_dict()) == ("offset" in module.state_dict())
     twice = symbolic_trace(nn.Sequential(nn.Conv2d(3, 3, 1)))
     twice.add_module("again", twice.get_submodule("0"))
