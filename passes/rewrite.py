@@ -183,7 +183,11 @@ def _kept(traced: Trace, facts: Facts, resized: fx.GraphModule) -> Positions:
                 weight = attribute(traced.graph_module, _tensor_path(layer, layout)).detach().double()
                 if site in old.sites:
                     norms[site] = _norms(weight, writes[0], layout.blocks).cpu().numpy()
-    return {site: torch.from_numpy(where) for site, where in match(old, new, norms).items()}
+    kept = {site: torch.from_numpy(where) for site, where in match(old, new, norms).items()}
+    for path, role in kept:
+        if not facts.depths.moves(facts.layers[path].dims[role]):  # an axis that keeps its size keeps its order
+            kept[path, role] = torch.arange(len(kept[path, role]))
+    return kept
 
 
 def _warn_of_lost_channels(facts: Facts, kept: Positions, size: Callable[[Dim], int]) -> None:

@@ -38,3 +38,23 @@ def test_fresh_weights_and_present_sizes_need_no_warning() -> None:
         warnings.simplefilter("error")
         plan.resize({"conv": 4})
         plan.resize({}, init="inherit")
+
+
+class PaddedEmbedding(nn.Module):
+    """A position embedding under channels that are padded: its positions never move."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.out = nn.Conv1d(3, 4, 1), nn.Conv1d(4, 4, 1), nn.Conv1d(6, 5, 1)
+        self.position = nn.Parameter(torch.randn(1, 4, 4))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.a(x)
+        return self.out(nn.functional.pad(y + self.position + self.b(y), (0, 0, 0, 2)))
+
+
+def test_an_axis_that_keeps_its_size_is_inherited_whole() -> None:
+    model, x = PaddedEmbedding().double(), torch.randn(2, 3, 4).double()
+    grown = conet_fx.analyze(model, x).resize({"a": 6}, init="inherit")
+    torch.testing.assert_close(grown(x), model(x))
+    assert torch.equal(grown.position[:, :4], model.position)
