@@ -15,7 +15,7 @@ import torch
 from torch import fx, nn
 
 from conet_fx.passes.depth import Depths, Dim, is_fixed
-from conet_fx.passes.trace import leaves, source
+from conet_fx.passes.nodes import leaves, source
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -199,6 +199,8 @@ class Call:
 
     def tie(self, a: Dim, b: Dim) -> None:
         """Keep two dims equal. Raises ``NoRule`` where they are not equal now."""
+        if a == b:
+            return
         if self.size(a) != self.size(b):
             raise NoRule(f"{self.size(a)} and {self.size(b)} channels meet")
         self.depths.tie(a, b, f"meets channels of a fixed number in {self.why}")

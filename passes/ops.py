@@ -24,8 +24,8 @@ from torch import fx, nn
 from torch.nn.utils import parametrize
 
 from conet_fx.passes import rules
+from conet_fx.passes.nodes import plain_subclass
 from conet_fx.passes.rules import Rule
-from conet_fx.passes.trace import plain_subclass
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,6 +45,7 @@ OUTPUT = Entry(rules.Output(), _NO_ARGUMENTS)
 INPUT = Entry(rules.Input(), _NO_ARGUMENTS)
 PARAMETER = Entry(rules.Parameter(), _NO_ARGUMENTS)
 OPAQUE = Entry(rules.Opaque(), _NO_ARGUMENTS)
+RECORD = Entry(rules.Record(), _NO_ARGUMENTS)
 
 
 def lookup(node: fx.Node, root: nn.Module) -> Entry:
@@ -60,7 +61,14 @@ def lookup(node: fx.Node, root: nn.Module) -> Entry:
         return OPAQUE if parametrize.is_parametrized(module) else MODULES.get(plain_subclass(module), OPAQUE)
     if node.op == "call_method":
         return METHODS.get(str(node.target), OPAQUE)
+    if isinstance(node.target, type) and (dataclasses.is_dataclass(node.target) or hasattr(node.target, "_fields")):
+        return RECORD
     return FUNCTIONS.get(node.target, OPAQUE)  # type: ignore[arg-type]
+
+
+def knows(target: Any) -> bool:
+    """True for a function or a class of modules that stands in the table."""
+    return target in (MODULES if isinstance(target, type) and issubclass(target, nn.Module) else FUNCTIONS)
 
 
 def register(
@@ -160,7 +168,7 @@ register(
         nn.Identity, nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU, nn.Mish, nn.Softplus,
         nn.Softsign, nn.Hardtanh, nn.Hardswish, nn.Hardsigmoid, nn.LogSigmoid, nn.Sigmoid, nn.Tanh, nn.Threshold,
         nn.Tanhshrink, nn.Softshrink, nn.Hardshrink, nn.RReLU, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d,
-        nn.AlphaDropout, nn.FeatureAlphaDropout,
+        nn.AlphaDropout, nn.FeatureAlphaDropout, torchvision.ops.StochasticDepth,
     ],
 )  # fmt: skip
 register(

@@ -1,6 +1,6 @@
 """How classes of operators carry the channel axis: one rule a behaviour. The operators stand in ``ops.py``."""
 
-from conet_fx.passes.rules.base import Ignore, Input, Opaque, Output, Rule
+from conet_fx.passes.rules.base import Ignore, Input, Opaque, Output, Record, Rule
 from conet_fx.passes.rules.keep import Elementwise, MatMul, Mixing, Reduce, Spatial, Summation
 from conet_fx.passes.rules.layers import (
     ChannelNorm,
@@ -66,6 +66,7 @@ __all__ = [
     "Pad",
     "Parameter",
     "Permute",
+    "Record",
     "Reduce",
     "Rescale",
     "Reshape",

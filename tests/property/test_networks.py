@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from conet_fx.passes import ops
-from conet_fx.passes.trace import plain_subclass, trace
+from conet_fx.passes.nodes import plain_subclass
+from conet_fx.passes.trace import trace
 from tests.property.networks import OPERATORS, Program, RandomNet, every_use, programs, randomize, resolve
 
 EXAMPLES = settings(
