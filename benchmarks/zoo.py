@@ -1,7 +1,7 @@
 """The networks of torchvision and timm, as small as each can be called, with random weights.
 
-:func:`entries` lists them, :func:`build` makes one with example inputs. Sizes are the smallest that a network runs at in
-train and eval mode, but not below 64 pixels, so that few maps shrink to one point and hide mistakes in the order of
+:func:`entries` lists them, :func:`build` makes one with example inputs. Sizes are the smallest that a network runs at,
+but not below 64 pixels, so that few maps shrink to one point and hide mistakes in the order of
 channels.
 """
 
