@@ -106,7 +106,8 @@ def analysed(model: zoo.Model, called: Collection[str], linear: bool, row: Row) 
         return None
     row["seconds"] = time.process_time() - start
     row["nodes"] = len(plan.trace.graph_module.graph.nodes)
-    row["islands"] = len(getattr(plan.trace, "islands", ()))
+    pieces = getattr(plan.trace, "pieces", None)
+    row["pieces"] = list(pieces.paths) if pieces else []
     row["free"] = len(plan.free)
     row["frozen"] = dict(collections.Counter(shortened(g.frozen) for g in plan.groups if g.frozen is not None))
     row["unknown"] = dict(collections.Counter(shortened(text) for text in plan.facts.unknown))
@@ -224,7 +225,10 @@ def passed(row: Row) -> bool:
 
 def table_of(rows: Sequence[Row]) -> Table:
     """One line a network."""
-    table = Table(title="Coverage", caption="linear: the same with resize_linear=True; seconds of CPU for the analysis")
+    table = Table(
+        title="Coverage",
+        caption="s: CPU seconds of the analysis; linear: groups, convs and checks with resize_linear=True",
+    )
     for name in ("network", "s", "nodes", "groups", "free convs", "frozen", "lost", "alone", "all", "same", "masks"):
         table.add_column(name, justify="left" if name == "network" else "right")
     table.add_column("linear")
@@ -232,9 +236,9 @@ def table_of(rows: Sequence[Row]) -> Table:
         table.add_column("Torch-Pruning")
     for row in rows:
         linear = row.get("linear")
-        cells = [row["network"], *cells_of(row), " ".join(cells_of(linear)[2:]) if linear else "-"]
-        if "peer" in row:
-            cells.append(peer_cell(row["peer"], row.get("convs")))
+        cells = [row["network"], *cells_of(row), linear_cell(linear) if linear else "-"]
+        if any("peer" in other for other in rows):
+            cells.append("-" if "peer" not in row else peer_cell(row["peer"]))
         table.add_row(*cells, style=None if passed(row) else "red")
     return table
 
@@ -258,9 +262,19 @@ def mark(result: str | None) -> str:
     return {None: "-", "ok": "ok", "all groups are mixed": "mixed"}.get(result, "FAIL")
 
 
-def peer_cell(peer: Row, convs: dict[str, int] | None) -> str:
-    text = f"{peer['halved']} convs" if "halved" in peer else ""
-    return f"{text} {peer['seconds']:.1f} s {peer['verdict'][:40]}" if "seconds" in peer else peer["verdict"][:40]
+def linear_cell(row: Row) -> str:
+    if "convs" not in row:
+        return "not traced"
+    groups, convs = cells_of(row)[2:4]
+    wrong = [check for check in CHECKS if mark(row.get(check)) == "FAIL"]
+    return f"{groups} {convs} {'FAIL ' + ' '.join(wrong) if wrong else 'ok'}"
+
+
+def peer_cell(peer: Row) -> str:
+    """Seconds for its groups, convolutions that it made smaller, and whether the network then runs."""
+    figures = [f"{peer['seconds']:.1f} s"] if "seconds" in peer else []
+    figures += [f"{peer['halved']} convs"] if "halved" in peer else []
+    return " ".join([*figures, peer["verdict"].partition(" (")[0]])
 
 
 def summary_of(rows: Sequence[Row]) -> Iterator[str]:
@@ -309,10 +323,9 @@ def measure(entry: str, options: argparse.Namespace, old: Row) -> Row:
         row |= result | {"ended": ended}
         if ended != "finished":
             row["error"] = ended
-    if options.peers and "peer" not in row:
-        row["peer"], ended = run_in_process(["benchmarks.peers", entry], options.peer_timeout)
-        if ended != "finished":
-            row["peer"]["verdict"] = ended
+    if options.peers and "peer" not in row and not entry.endswith(":train"):  # Torch-Pruning works in eval mode
+        peer, ended = run_in_process(["benchmarks.peers", entry], options.peer_timeout)
+        row["peer"] = peer if ended == "finished" else {**peer, "verdict": ended}
     return row
 
 
@@ -336,7 +349,7 @@ def main(arguments: list[str] | None = None) -> None:
         return
     rows = kept_rows(options)
     names = chosen(options.zoo, options.models)
-    console = Console()
+    console = Console(markup=False, emoji=False, highlight=False, soft_wrap=True)
 
     def work(name: str) -> None:
         rows[name] = measure(name, options, rows.get(name, {}))
@@ -350,10 +363,10 @@ def main(arguments: list[str] | None = None) -> None:
         for _ in pool.map(work, names):
             pass
     shown = [rows[name] for name in names]
-    Console(width=None if console.is_terminal else 200).print(table_of(shown))
+    Console(width=None if console.is_terminal else 200, markup=False, emoji=False).print(table_of(shown))
     for line in summary_of(shown):
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
-    console.print(describe(), markup=False, highlight=False, soft_wrap=True)
+        console.print(line)
+    console.print(describe())
 
 
 def chosen(which: str, parts: str | None) -> list[str]:
