@@ -9,10 +9,9 @@ the end is a network that runs, and the plan must have it: there must be sizes o
 parameter the very shape that it has there. How shapes depend on group sizes is measured, by resizing one
 group at a time.
 
-PyTorch's symbolic shapes, the obvious alternative, would not do: numbers that the program spells out (split
-sizes, the shape given to view, ``groups``) specialise a symbol to its present value, but a rewrite changes
-exactly these numbers; and constructing layers of symbolic width specialises as well (their initialisation
-takes square roots of it).
+PyTorch's symbolic shapes are the other oracle, in ``tests/passes/test_oracle.py``. They would not do here: numbers
+that the program spells out (split sizes, the shape given to view, ``groups``) pin a symbol to its present value, but
+a rewrite changes exactly these numbers.
 
 What the search tries is growing up to three widths by up to four channels each; that the plan allows no more
 than what runs is invariant 1, which is tested elsewhere. Two families of networks, because DESIGN leaves
