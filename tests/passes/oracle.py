@@ -62,12 +62,14 @@ def relations(model: nn.Module, inputs: Sequence[torch.Tensor]) -> Relations:
                 for length in leaf.shape:
                     int(length)  # guards that it is what it is now
     reader = _Reader(world.hints)
-    for guard in world.env.guards:
-        reader.read(guard.expr)
-    for symbol, expression in world.env.replacements.items():
-        reader.read(sympy.Eq(symbol, expression, evaluate=False))
+    reader.read([guard.expr for guard in world.env.guards])
+    reader.read([sympy.Eq(symbol, size, evaluate=False) for symbol, size in world.env.replacements.items()])
+    left = None
+    while reader.unread and len(reader.unread) != left:  # what is equal may make them linear
+        left = len(reader.unread)
+        reader.read_again()
     used = {axis: _form(size) for axis, (size, tensor) in axes.items() if id(tensor) in world.used.seen}
-    return Relations(used, reader.equal, reader.divisible, reader.unread)
+    return Relations(used, reader.equal, reader.divisible, list(map(str, reader.unread)))
 
 
 class _Used(TorchFunctionMode):
@@ -169,17 +171,24 @@ class _Reader:
         self._hints = hints
         self.equal: list[Row] = []
         self.divisible: list[tuple[Row, int]] = []
-        self.unread: list[str] = []
+        self.unread: list[Any] = []
+        self._known = Span()
 
-    def read(self, guard: Any) -> None:
-        """Note an equality; inequalities choose between kernels and say nothing of sizes."""
-        if not guard.has(sympy.Eq):
-            return
-        try:
-            for equality in self._facts(guard):
-                self._equality(equality)
-        except _NotLinearError:
-            self.unread.append(str(guard))
+    def read(self, guards: Iterable[Any]) -> None:
+        """Note equalities; inequalities choose between kernels and say nothing of sizes."""
+        for guard in guards:
+            if guard.has(sympy.Eq):
+                try:
+                    for equality in self._facts(guard):
+                        self._equality(equality)
+                except _NotLinearError:
+                    self.unread.append(guard)
+
+    def read_again(self) -> None:
+        """Try what was not linear with all sizes written in terms of those that are independent."""
+        self._known = Span(self.equal)
+        guards, self.unread = self.unread, []
+        self.read(guards)
 
     def _facts(self, guard: Any) -> Sequence[Any]:
         """The equalities that a guard asks for."""
@@ -211,8 +220,8 @@ class _Reader:
             self.equal += map(self._linear, vanishing)
 
     def _multiple(self, form: Any, of: Any) -> None:
-        if of.is_Integer:
-            self.divisible.append((self._linear(form), int(of)))
+        if not self._linear(of):
+            self.divisible.append((self._linear(form), int(self._now(of))))
         else:  # of another size: it is now, and stays so many times that size
             times = Fraction(int(self._now(form)), int(self._now(of)))
             self.equal.append(_plus(self._linear(form), self._linear(of), -times))
@@ -222,15 +231,16 @@ class _Reader:
         if form.is_Integer:
             return {}
         if form.is_Symbol:
-            return {form: Fraction(1)}
+            return self._known.rest({form: Fraction(1)})
         if isinstance(form, sympy.Add):
             return functools.reduce(_plus, map(self._linear, form.args), {})
         if isinstance(form, sympy.Mul):
-            numbers = [f for f in form.args if f.is_Rational]
-            others = [f for f in form.args if not f.is_Rational]
-            if len(others) == 1:
-                factor = Fraction(str(sympy.Mul(*numbers)))
-                return {var: value * factor for var, value in self._linear(others[0]).items()}
+            rows = {factor: self._linear(factor) for factor in form.args if not factor.is_Rational}
+            constant = sympy.Mul(*(factor for factor in form.args if not rows.get(factor)))
+            moving = [row for row in rows.values() if row]
+            if len(moving) <= 1:
+                value = Fraction(str(self._now(constant)))
+                return {var: value * times for var, times in moving[0].items()} if moving else {}
         if isinstance(form, FloorDiv):
             return self._floor(*form.args)
         if isinstance(form, (Max, sympy.Max)):
@@ -239,11 +249,12 @@ class _Reader:
 
     def _floor(self, form: Any, by: Any) -> Row:
         a, b = self._linear(form), self._linear(by)
-        if by.is_Integer:
-            self.divisible.append((a, int(by)))
-            return {var: value / int(by) for var, value in a.items()}
+        if not b:
+            count = int(self._now(by))
+            self.divisible.append((a, count))
+            return {var: value / count for var, value in a.items()}
         (first, value), *_ = b.items()
-        if _plus(a, b, -a.get(first, Fraction(0)) / value):
+        if not a or _plus(a, b, -a.get(first, Fraction(0)) / value):
             raise _NotLinearError
         return {}  # a ratio that stays
 

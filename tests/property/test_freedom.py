@@ -26,11 +26,12 @@ from collections.abc import Iterator, Sequence
 from fractions import Fraction
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from torch import nn
 
 from conet_fx.plan import ChannelPlan, analyze
 from tests.property.networks import OPERATORS, Program, RandomNet, Shape, broadcasts, programs, resolve, result_shapes
+from tests.property.profiles import EXAMPLES
 
 GROWTH = range(5)
 MOST_GROWN = 3
@@ -47,10 +48,6 @@ CONCATENATIONS = {
 }  # fmt: skip
 WITHOUT_CATS = [name for name in OPERATORS if name not in NOT_FOLLOWED | CONCATENATIONS]
 WITHOUT_PIECES = [name for name in OPERATORS if name not in NOT_FOLLOWED | EQUAL_PIECES]
-
-EXAMPLES = settings(
-    max_examples=40, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow], database=None
-)
 
 
 def is_width(option: str, operand_has_grown: bool) -> bool:
