@@ -34,7 +34,7 @@ class Int:
 
 Value = Any  # Tensor, Int, a tuple or list of values, or a plain Python value
 Path = tuple[str | int, ...]
-Kind = Literal["conv", "linear", "depthwise", "norm", "parameter"]
+Kind = Literal["conv", "linear", "depthwise", "norm", "attention", "parameter"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +53,10 @@ class Layout:
 
 @dataclasses.dataclass
 class Layer:
-    """A module (or a bare parameter) with its dims by role: "in" and "out", or an axis number."""
+    """A module (or a bare parameter) with its dims by role: "in" and "out", or an axis number.
+
+    ``tensors`` and ``attributes`` are named from the module; a dotted name is that of a part of it.
+    """
 
     path: str
     kind: Kind

@@ -110,6 +110,11 @@ register(rules.ChannelNorm("num_features", spatial=3), modules=[nn.InstanceNorm3
 register(rules.ChannelNorm("num_channels", mixes=True), modules=[nn.GroupNorm])
 register(rules.ChannelNorm("num_parameters"), modules=[nn.PReLU])
 register(rules.LayerNorm(), modules=[nn.LayerNorm, nn.RMSNorm])
+register(
+    rules.MultiheadAttention(),
+    "query key value key_padding_mask need_weights=True attn_mask",
+    modules=[nn.MultiheadAttention],
+)
 
 _CONV_ARGUMENTS = "input weight bias=None stride=1 padding=0 dilation=1 groups=1"
 register(rules.FunctionalConvolution(1), _CONV_ARGUMENTS, functions=[F.conv1d])

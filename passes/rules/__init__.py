@@ -1,5 +1,6 @@
 """How classes of operators carry the channel axis: one rule a behaviour. The operators stand in ``ops.py``."""
 
+from conet_fx.passes.rules.attention import MultiheadAttention
 from conet_fx.passes.rules.base import Ignore, Input, Opaque, Output, Rule
 from conet_fx.passes.rules.keep import Elementwise, MatMul, Mixing, Reduce, Spatial, Summation
 from conet_fx.passes.rules.layers import (
@@ -59,6 +60,7 @@ __all__ = [
     "Linear",
     "MatMul",
     "Mixing",
+    "MultiheadAttention",
     "Narrow",
     "Numel",
     "Opaque",

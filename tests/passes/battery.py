@@ -6,6 +6,7 @@ plan promises: sizes, costs, gradients, and that inherited weights keep the func
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import random
 import warnings
@@ -14,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import fx, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 import conet_fx
@@ -140,13 +142,24 @@ def check_resized(plan: ChannelPlan, sizes: Mapping[str, int], inputs: Any) -> N
     resized.graph.lint()
     cost = plan.cost(sizes)
     assert sum(p.numel() for p in resized.parameters()) == cost.params, sizes
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
+    with counting() as counter, torch.no_grad():
         call(copy.deepcopy(resized).train(plan.trace.graph_module.training), inputs)
     assert counter.get_total_flops() // 2 == cost.macs, sizes
     modes = (plan.trace.graph_module.training,) if plan.trace.mode_dependent else (False, True)
     for training in modes:
         expected = gradients(plan.trace.graph_module, inputs, training)
         assert gradients(resized, inputs, training) == expected, sizes
+
+
+@contextlib.contextmanager
+def counting() -> Iterator[FlopCounterMode]:
+    """Counts all products, also those of attention: the counter does not know its fused kernels on every device."""
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+            yield counter
+    finally:
+        torch.backends.mha.set_fastpath_enabled(True)
 
 
 def check_growing_keeps_the_function(model: nn.Module, plan: ChannelPlan, inputs: Any, seed: int) -> None:
@@ -186,6 +199,8 @@ def masked(plan: ChannelPlan, resized: fx.GraphModule) -> fx.GraphModule:
         assert len(set(stayed)) == len(stayed)
         if isinstance(owner, torch.Tensor):
             zero_others(owner, int(role), positions)
+        elif isinstance(owner, nn.MultiheadAttention):
+            zero_others(attention_weight(owner, role), 1, positions)
         elif isinstance(owner, nn.Linear):
             zero_others(owner.weight, 1, positions)
         elif owner.transposed:
@@ -206,7 +221,20 @@ def width(module: nn.Module, path: str, role: str) -> int:
         owner = getattr(owner, name)
     if isinstance(owner, torch.Tensor):
         return owner.shape[int(role)]
+    if isinstance(owner, nn.MultiheadAttention):
+        return attention_weight(owner, role).shape[1]
     return int(owner.in_features if isinstance(owner, nn.Linear) else owner.in_channels)
+
+
+def attention_weight(owner: nn.MultiheadAttention, role: str) -> torch.Tensor:
+    """The weight whose columns read what comes in (from queries, keys, values) or out of the heads."""
+    if role == "heads":
+        return owner.out_proj.weight
+    packed = {"in": owner.in_proj_weight}
+    separate = {"in": owner.q_proj_weight, "key": owner.k_proj_weight, "value": owner.v_proj_weight}
+    weight = (packed if owner.in_proj_weight is not None else separate)[role]
+    assert isinstance(weight, torch.Tensor)
+    return weight
 
 
 def zero_others(weight: torch.Tensor, axis: int, kept: torch.Tensor) -> None:
