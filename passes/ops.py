@@ -272,8 +272,22 @@ register(rules.Reduce(), "input p='fro' dim=None keepdim=False", functions=[torc
 register(
     rules.MatMul(),
     "input other",
-    functions=[torch.matmul, torch.bmm, torch.mm, operator.matmul],
-    methods="matmul bmm mm __matmul__",
+    functions=[torch.matmul, torch.bmm, torch.mm, torch.mv, torch.dot, operator.matmul],
+    methods="matmul bmm mm mv dot __matmul__",
+)
+register(
+    rules.AddedMatMul(),
+    "input first second",
+    functions=[torch.baddbmm, torch.addmm, torch.addmv],
+    methods="baddbmm addmm addmv",
+)
+register(rules.AddedSum(), "input first second", functions=[torch.addbmm], methods="addbmm")
+register(rules.Einsum(), "equation *operands", functions=[torch.einsum])
+register(rules.TensorDot(), "input other dims=2", functions=[torch.tensordot])
+register(
+    rules.ScaledDotProduct(),
+    "query key value attn_mask dropout_p=0.0 is_causal=False scale enable_gqa=False",
+    functions=[F.scaled_dot_product_attention],
 )
 
 # --- operators that move data -------------------------------------------------------------------------------

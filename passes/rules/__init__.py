@@ -2,7 +2,7 @@
 
 from conet_fx.passes.rules.attention import MultiheadAttention
 from conet_fx.passes.rules.base import Ignore, Input, Opaque, Output, Rule
-from conet_fx.passes.rules.keep import Elementwise, MatMul, Mixing, Reduce, Spatial, Summation
+from conet_fx.passes.rules.keep import Elementwise, Mixing, Reduce, Spatial, Summation
 from conet_fx.passes.rules.layers import (
     ChannelNorm,
     Convolution,
@@ -36,9 +36,12 @@ from conet_fx.passes.rules.moves import (
     Unbind,
     Unflatten,
 )
+from conet_fx.passes.rules.products import AddedMatMul, AddedSum, Einsum, MatMul, ScaledDotProduct, TensorDot
 from conet_fx.passes.rules.sizes import Arithmetic, Compare, Numel, Shape
 
 __all__ = [
+    "AddedMatMul",
+    "AddedSum",
     "Arithmetic",
     "ChannelNorm",
     "ChannelShuffle",
@@ -47,6 +50,7 @@ __all__ = [
     "Concatenation",
     "Convolution",
     "Create",
+    "Einsum",
     "Elementwise",
     "Expand",
     "FunctionalConvolution",
@@ -75,12 +79,14 @@ __all__ = [
     "ReshapeModule",
     "Rule",
     "SameShape",
+    "ScaledDotProduct",
     "Shape",
     "Spatial",
     "Split",
     "Squeeze",
     "Stack",
     "Summation",
+    "TensorDot",
     "Tile",
     "Unbind",
     "Unflatten",

@@ -79,4 +79,4 @@ def parameter(*shape: int) -> nn.Parameter:
     return nn.Parameter(torch.randn(shape))
 
 
-from tests.passes.cases import attention, blocks, designs, joins, layers, moves, numbers, spellings  # noqa: E402, F401
+from tests.passes.cases import attention, blocks, designs, joins, layers, moves, numbers, products, spellings  # noqa: E402, F401
