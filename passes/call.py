@@ -76,8 +76,9 @@ class ChannelCount:
 
 @dataclasses.dataclass(frozen=True)
 class Macs:
-    """``factor`` times the product of ``dims`` multiply-adds; none where all of ``summed`` (if given) are 1, since einsum
-    then multiplies element by element.
+    """``factor`` times the product of ``dims`` multiply-adds.
+
+    None where all of ``summed``, if it is given, are 1: einsum then multiplies element by element.
     """
 
     factor: int

@@ -83,9 +83,10 @@ class Summation(Rule):
             wide = [dim for dim in dims if call.size(dim) != 1]
             if wide:
                 call.freeze(*(d for d in dims if call.size(d) == 1), because="broadcasts one channel")
-            for dim in (wide or dims)[1:]:
-                call.tie((wide or dims)[0], dim)
-            out.append(next((d for d in wide if not is_fixed(d)), (wide or dims)[0]))
+            meet = wide or dims
+            for dim in meet[1:]:
+                call.tie(meet[0], dim)
+            out.append(next((d for d in meet if not is_fixed(d)), meet[0]))
         return Tensor(tuple(out))
 
     def _on_numbers(self, call: Call) -> Value:

@@ -81,8 +81,9 @@ class Stack(Rule):
             raise NoRule("what it stacks is not a list of tensors")
         dims = list(operands[0].dims)
         for other in operands[1:]:
-            for a, b in zip(dims, other.dims, strict=True):
+            for axis, (a, b) in enumerate(zip(dims, other.dims, strict=True)):
                 call.tie(a, b)
+                dims[axis] = b if is_fixed(a) else a
         dims.insert(int(call.number("dim")) % (len(dims) + 1), (len(operands),))
         return Tensor(tuple(dims))
 

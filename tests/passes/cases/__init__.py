@@ -79,4 +79,15 @@ def parameter(*shape: int) -> nn.Parameter:
     return nn.Parameter(torch.randn(shape))
 
 
-from tests.passes.cases import attention, blocks, designs, joins, layers, moves, numbers, products, spellings  # noqa: E402, F401
+from tests.passes.cases import (  # noqa: E402, F401  # noqa: E402, F401
+    attention,
+    blocks,
+    designs,
+    joins,
+    layers,
+    moves,
+    numbers,
+    products,
+    spellings,
+    transformers,
+)
