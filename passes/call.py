@@ -172,6 +172,8 @@ class Call:
             return argument.meta["val"]
         if isinstance(argument, (tuple, list)):
             return [self.concrete(a) for a in argument]
+        if isinstance(argument, slice):
+            return slice(*(self.concrete(a) for a in (argument.start, argument.stop, argument.step)))
         return argument
 
     def number(self, name: str) -> Any:

@@ -304,6 +304,7 @@ register(rules.Split(), "input sizes dim=0", functions=[torch.split], methods="s
 register(rules.Narrow(), "input dim start", functions=[torch.narrow, torch.select], methods="narrow select")
 register(rules.Unbind(), "input dim=0", functions=[torch.unbind], methods="unbind")
 register(rules.GetItem(), "input index", functions=[operator.getitem], methods="__getitem__")
+register(rules.SetItem(), "input index value", functions=[operator.setitem], methods="__setitem__")
 register(
     rules.Permute(),
     functions=[torch.permute, torch.transpose, torch.swapaxes, torch.movedim, torch.moveaxis, torch.t],
