@@ -205,7 +205,9 @@ register(
         torch.cumprod,
     ],
     methods="softmax log_softmax cumsum cumprod",
+    modules=[nn.Softmax, nn.LogSoftmax, nn.Softmin],
 )
+register(rules.Mixing(axis=-3), modules=[nn.Softmax2d])
 register(rules.Mixing(), "input p=2.0 dim=1", functions=[F.normalize])
 register(rules.Mixing(axis=1), functions=[F.local_response_norm], modules=[nn.LocalResponseNorm])
 

@@ -51,7 +51,11 @@ class Spatial(Rule):
 
 @dataclasses.dataclass(frozen=True)
 class Mixing(Rule):
-    """Keeps all dims but mixes values along ``dim`` (softmax, cumsum, local response norm, normalize)."""
+    """Keeps all dims but mixes values along ``dim`` (softmax, cumsum, local response norm, normalize).
+
+    ``axis`` is the dim of an operator that has no argument for it. A softmax without a dim takes dim 0 of a value with
+    0, 1 or 3 dims, else dim 1.
+    """
 
     axis: int | None = None
 
@@ -59,8 +63,9 @@ class Mixing(Rule):
         dims = call.dims()
         axis = self.axis
         if axis is None:
-            axis = call.axis() if call.raw("dim") is not None else 1 % len(dims)
-        call.mixes(dims[axis])
+            given = call.module.dim if call.node.op == "call_module" else call.number("dim")
+            axis = given if given is not None else 0 if len(dims) in (0, 1, 3) else 1
+        call.mixes(dims[axis] if dims else ())
         return Tensor(dims)
 
     def labels(self, call: MarkCall) -> Any:
