@@ -139,7 +139,11 @@ class ChannelPlan:
 
         return Cost(
             params=sum(volume(dims) for dims in self._parameter_shapes),
-            macs=sum(factor * volume(dims) for factor, dims in self.facts.macs),
+            macs=sum(
+                term.factor * volume(term.dims)
+                for term in self.facts.macs
+                if not term.summed or volume(term.summed) > 1
+            ),
         )
 
     # --- changing -------------------------------------------------------------------------------------------

@@ -48,6 +48,8 @@ class Proxy(fx.Proxy):
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):  # a protocol that torch asks any object for
             raise AttributeError(name)
+        if name == "type" and isinstance(device := self.node.meta["val"], torch.device):
+            return device.type  # a name that Python looks at, as torch.autocast does
         return _AttributeProxy(self, name)
 
     def __round__(self, digits: int | None = None) -> Any:

@@ -144,10 +144,12 @@ def _tensor_path(layer: Layer, layout: Layout) -> str:
 
 
 def _set_attributes(module: nn.Module, layer: Layer | None, size: Callable[[Dim], int]) -> None:
-    """in_channels, num_features and the like."""
-    for name, dims in layer.attributes if layer else ():
+    """in_channels, num_features and the like, also of a part of the module."""
+    for path, dims in layer.attributes if layer else ():
         scalar = not dims or not isinstance(dims[0], tuple)
-        setattr(module, name, size(dims) if scalar else tuple(size(dim) for dim in dims))  # type: ignore[arg-type]
+        part, _, name = path.rpartition(".")
+        owner = module.get_submodule(part)
+        setattr(owner, name, size(dims) if scalar else tuple(size(dim) for dim in dims))  # type: ignore[arg-type]
 
 
 def _new_graph(graph: fx.Graph, facts: Facts, size: Callable[[Dim], int]) -> fx.Graph:

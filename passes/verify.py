@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch import fx
 from torch.fx.node import map_aggregate
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from conet_fx.errors import ResizeError
@@ -50,11 +52,23 @@ def verify(module: fx.GraphModule, traced: Trace, facts: Facts, size: Callable[[
                 )
 
 
+@contextlib.contextmanager
+def counting() -> Iterator[FlopCounterMode]:
+    """A counter that sees every product: fused attention, which it knows on some devices only, is taken apart."""
+    fused = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+            yield counter
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fused)
+
+
 def multiply_adds(node: fx.Node) -> int:
     """What one operator of a traced module costs, counted while it runs on fake tensors."""
     module = node.graph.owning_module
     assert module is not None
-    with undisturbed(), FlopCounterMode(display=False) as counter:
+    with undisturbed(), counting() as counter:
         Shapes(torch.device("cpu"), on_meta=False).of(node, module, lambda n: n.meta["val"])
     return int(counter.get_total_flops()) // 2
 

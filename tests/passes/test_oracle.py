@@ -12,7 +12,7 @@ from torch import nn
 
 import conet_fx
 from conet_fx.passes.depth import Depths
-from conet_fx.passes.trace import attribute
+from conet_fx.passes.nodes import attribute
 from conet_fx.plan import ChannelPlan
 from tests.passes.cases import CASES, Case
 from tests.passes.oracle import Axis, Row, Span, relations
