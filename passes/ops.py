@@ -115,6 +115,10 @@ _CONV_ARGUMENTS = "input weight bias=None stride=1 padding=0 dilation=1 groups=1
 register(rules.FunctionalConvolution(1), _CONV_ARGUMENTS, functions=[F.conv1d])
 register(rules.FunctionalConvolution(2), _CONV_ARGUMENTS, functions=[F.conv2d])
 register(rules.FunctionalConvolution(3), _CONV_ARGUMENTS, functions=[F.conv3d])
+_TRANSPOSED_ARGUMENTS = "input weight bias=None stride=1 padding=0 output_padding=0 groups=1 dilation=1"
+register(rules.FunctionalConvolution(1, True), _TRANSPOSED_ARGUMENTS, functions=[F.conv_transpose1d])
+register(rules.FunctionalConvolution(2, True), _TRANSPOSED_ARGUMENTS, functions=[F.conv_transpose2d])
+register(rules.FunctionalConvolution(3, True), _TRANSPOSED_ARGUMENTS, functions=[F.conv_transpose3d])
 register(rules.FunctionalLinear(), "input weight bias=None", functions=[F.linear])
 register(
     rules.FunctionalNorm(("mean", "var", "weight", "bias")),

@@ -427,8 +427,9 @@ class Expand(Rule):
 
     def labels(self, call: MarkCall) -> Any:
         fields = call.fields()
-        shift = len(call.out) - len(call.shape())
-        kept = {d: f for d, f in fields.items() if call.shape()[d] == call.out[d + shift]}
+        before, after = call.traced_shape(call.raw("input")), call.traced_out
+        shift = len(after) - len(before)
+        kept = {d: f for d, f in fields.items() if before[d] == after[d + shift]}
         out = {d + shift: f.reshape((1,) * shift + f.shape) for d, f in kept.items()}
         other = call._arguments.get("other")
         like = {d: f for d, f in call.fields_of(other).items() if d not in out} if other is not None else {}
