@@ -286,7 +286,8 @@ register(
     methods="chunk tensor_split",
 )
 register(rules.Split(), "input sizes dim=0", functions=[torch.split], methods="split split_with_sizes")
-register(rules.Narrow(), "input dim start", functions=[torch.narrow, torch.select], methods="narrow select")
+register(rules.Narrow(), "input dim start length", functions=[torch.narrow], methods="narrow")
+register(rules.Select(), "input dim index", functions=[torch.select], methods="select")
 register(rules.Unbind(), "input dim=0", functions=[torch.unbind], methods="unbind")
 register(rules.GetItem(), "input index", functions=[operator.getitem], methods="__getitem__")
 register(
