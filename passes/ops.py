@@ -128,6 +128,10 @@ _CONV_ARGUMENTS = "input weight bias=None stride=1 padding=0 dilation=1 groups=1
 register(rules.FunctionalConvolution(1), _CONV_ARGUMENTS, functions=[F.conv1d])
 register(rules.FunctionalConvolution(2), _CONV_ARGUMENTS, functions=[F.conv2d])
 register(rules.FunctionalConvolution(3), _CONV_ARGUMENTS, functions=[F.conv3d])
+_TRANSPOSED_ARGUMENTS = "input weight bias=None stride=1 padding=0 output_padding=0 groups=1 dilation=1"
+register(rules.FunctionalConvolution(1, True), _TRANSPOSED_ARGUMENTS, functions=[F.conv_transpose1d])
+register(rules.FunctionalConvolution(2, True), _TRANSPOSED_ARGUMENTS, functions=[F.conv_transpose2d])
+register(rules.FunctionalConvolution(3, True), _TRANSPOSED_ARGUMENTS, functions=[F.conv_transpose3d])
 register(rules.FunctionalLinear(), "input weight bias=None", functions=[F.linear])
 register(
     rules.FunctionalNorm(("mean", "var", "weight", "bias")),
@@ -311,7 +315,8 @@ register(
     methods="chunk tensor_split",
 )
 register(rules.Split(), "input sizes dim=0", functions=[torch.split], methods="split split_with_sizes")
-register(rules.Narrow(), "input dim start", functions=[torch.narrow, torch.select], methods="narrow select")
+register(rules.Narrow(), "input dim start length", functions=[torch.narrow], methods="narrow")
+register(rules.Select(), "input dim index", functions=[torch.select], methods="select")
 register(rules.Unbind(), "input dim=0", functions=[torch.unbind], methods="unbind")
 register(rules.GetItem(), "input index", functions=[operator.getitem], methods="__getitem__")
 register(rules.SetItem(), "input index value", functions=[operator.setitem], methods="__setitem__")

@@ -14,6 +14,7 @@ import contextlib
 import copy
 import dataclasses
 import linecache
+import math
 import operator
 import os
 import sys
@@ -53,7 +54,7 @@ class Proxy(fx.Proxy):
         return _AttributeProxy(self, name)
 
     def __round__(self, digits: int | None = None) -> Any:
-        return round(self.tracer.number(self, "round()"), digits)
+        return round(self._read("round()"), digits)
 
     def __setitem__(self, index: Any, value: Any) -> None:
         self.tracer.create_proxy("call_function", operator.setitem, (self, index, value), {})
@@ -62,13 +63,19 @@ class Proxy(fx.Proxy):
         return len(self.tracer.value(self))
 
     def __int__(self) -> int:
-        return int(self.tracer.number(self, "int()"))
+        return int(self._read("int()"))
 
     def __index__(self) -> int:
         return int(self.tracer.number(self, "an index"))
 
     def __float__(self) -> float:
-        return float(self.tracer.number(self, "float()"))
+        return float(self._read("float()"))
+
+    def _read(self, use: str) -> Any:
+        """The number that this proxy stands for; what the model computes with it will not follow another size."""
+        number = self.tracer.number(self, use)
+        self.node.meta.setdefault("read_as_number", []).append(f"{use} at {_user_line()[0]}")
+        return number
 
 
 class _AttributeProxy(Proxy, Attribute):
@@ -308,8 +315,8 @@ class Recorder(fx.Tracer):
         except Exception as error:
             raise TraceError(
                 f"{type(self.model).__name__} cannot be copied ({type(error).__name__}: {error}), and conet-fx works "
-                "on a copy so that your model stays as it is. Tensors computed from parameters and kept as attributes are "
-                "the usual cause: replace old-style weight_norm or spectral_norm by torch.nn.utils.parametrizations"
+                "on a copy so that your model stays as it is. Tensors computed from parameters and kept as attributes "
+                "are the usual cause: replace old-style weight_norm or spectral_norm by torch.nn.utils.parametrizations"
             ) from error
         for module in root.modules():
             if not isinstance(module, torch.jit.ScriptModule):
@@ -356,7 +363,11 @@ def _no_autograd_functions() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _factories_that_take_proxies() -> Iterator[None]:
-    """Let ``torch.zeros(x.size(0), 3)`` be recorded: as ``torch.zeros((x.size(0), 3))``, which torch can dispatch."""
+    """Let functions that torch cannot dispatch take sizes of the graph.
+
+    ``torch.zeros(x.size(0), 3)`` is recorded as ``torch.zeros((x.size(0), 3))``; ``torch.arange(x.size(1))`` and
+    ``math.sqrt(x.size(1))`` as they stand.
+    """
 
     def taking_proxies(factory: Callable[..., Any]) -> Callable[..., Any]:
         def call(*size: Any, **options: Any) -> Any:
@@ -365,14 +376,27 @@ def _factories_that_take_proxies() -> Iterator[None]:
 
         return call
 
-    originals = {name: getattr(torch, name) for name in ("zeros", "ones", "empty", "rand", "randn")}
+    def recorded(function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            proxy = next((a for a in leaves((args, kwargs)) if isinstance(a, fx.Proxy)), None)
+            if proxy is None:
+                return function(*args, **kwargs)
+            return proxy.tracer.create_proxy("call_function", function, args, kwargs)
+
+        return call
+
+    spaces: list[tuple[Any, str, Callable[..., Any]]]
+    spaces = [(torch, name, taking_proxies) for name in ("zeros", "ones", "empty", "rand", "randn")]
+    spaces += [(torch, name, recorded) for name in ("tensor", "as_tensor", "full", "arange", "linspace", "eye")]
+    spaces += [(math, name, recorded) for name in ("sqrt", "log", "log2", "log10", "exp", "pow")]
+    originals = [(space, name, getattr(space, name)) for space, name, _ in spaces]
     try:
-        for name, factory in originals.items():
-            setattr(torch, name, taking_proxies(factory))
+        for space, name, wrap in spaces:
+            setattr(space, name, wrap(getattr(space, name)))
         yield
     finally:
-        for name, factory in originals.items():
-            setattr(torch, name, factory)
+        for space, name, function in originals:
+            setattr(space, name, function)
 
 
 @contextlib.contextmanager

@@ -105,10 +105,10 @@ class Summation(Rule):
         ndim = len(call.result.dims)
         out: Fields = {}
         for node in call.node.all_input_nodes:
-            shape = call.shape_of(node)
+            shape = call.traced_shape(node)
             for dim, field in call.fields_of(node).items():
                 axis = dim + ndim - len(shape)
-                if shape[dim] == 1 and call.out[axis] != 1:
+                if shape[dim] == 1 and call.traced_out[axis] != 1:
                     continue
                 field = field.reshape((1,) * (ndim - len(shape)) + field.shape)
                 if axis in out:

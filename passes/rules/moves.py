@@ -136,19 +136,32 @@ class Split(Rule):
         return [_with(dims, axis, piece) for piece in pieces]
 
 
-class Narrow(Rule):
-    """narrow(dim, start, length) and select(dim, index)."""
+class Select(Rule):
+    """select(dim, index): one position of a dim, which must not hold channels."""
 
     def depth(self, call: Call) -> Value:
         dims, axis = call.dims(), call.axis()
-        if is_fixed(dims[axis]):
-            out = Tensor(tuple((n,) for n in call.shape))
-            keep = dims[:axis] + dims[axis + 1 :] if len(call.shape) < len(dims) else dims
-            return _with(keep, axis, out.dims[axis]) if len(keep) == len(dims) else Tensor(keep)
-        call.freeze(dims[axis], because="takes some channels by number")
-        if len(call.shape) < len(dims):
-            return Tensor(dims[:axis] + dims[axis + 1 :])
-        return _with(dims, axis, (call.shape[axis],))
+        call.freeze(dims[axis], because="takes one channel by its number")
+        return Tensor(dims[:axis] + dims[axis + 1 :])
+
+
+class Narrow(Rule):
+    """narrow(dim, start, length): a slice, whose numbers follow where they are literals or computed from sizes."""
+
+    def depth(self, call: Call) -> Value:
+        dims, axis = call.dims(), call.axis()
+        dim, size = dims[axis], call.size(dims[axis])
+        start, length = call.number("start"), call.number("length")
+        if is_fixed(dim):
+            return _with(dims, axis, (length,))
+        if not isinstance(start, int):
+            raise NoRule("a start that is a tensor")
+        start %= size + 1 if start >= 0 else size
+        given = [call.operand("start"), call.operand("length"), None]
+        before, piece, _ = _cut(call, dim, [start, length, size - start - length], given)
+        call.rewrite("start", before)
+        call.rewrite("length", piece)
+        return _with(dims, axis, piece)
 
 
 class Unbind(Rule):
@@ -310,6 +323,9 @@ class Squeeze(Rule):
         axes = range(len(dims)) if axes is None else [axes] if isinstance(axes, int) else axes
         gone = {axis % len(dims) for axis in axes if call.size(dims[axis % len(dims)]) == 1}
         call.freeze(*(dims[axis] for axis in gone), because="removes the channel dim of one channel")
+        for axis in axes:
+            if axis % len(dims) not in gone:
+                call.depths.at_least(dims[axis % len(dims)], 2)  # a single channel would lose its dim
         return Tensor(tuple(dim for axis, dim in enumerate(dims) if axis not in gone))
 
 
@@ -473,8 +489,9 @@ class Expand(Rule):
 
     def labels(self, call: MarkCall) -> Any:
         fields = call.fields()
-        shift = len(call.out) - len(call.shape())
-        kept = {d: f for d, f in fields.items() if call.shape()[d] == call.out[d + shift]}
+        before, after = call.traced_shape(call.raw("input")), call.traced_out
+        shift = len(after) - len(before)
+        kept = {d: f for d, f in fields.items() if before[d] == after[d + shift]}
         out = {d + shift: f.reshape((1,) * shift + f.shape) for d, f in kept.items()}
         other = call._arguments.get("other")
         like = {d: f for d, f in call.fields_of(other).items() if d not in out} if other is not None else {}
