@@ -5,6 +5,7 @@ from conet_fx.errors import ConetError, ConstraintError, RecipeError, ResizeErro
 from conet_fx.optimize import optimize
 from conet_fx.plan import ChannelGroup, ChannelPlan, Cost, analyze
 from conet_fx.recipe import apply, load, save
+from conet_fx.registration import Registration, register_module, register_op
 from conet_fx.search.config import SearchConfig
 from conet_fx.search.history import Trial
 from conet_fx.search.result import SearchResult
@@ -18,6 +19,7 @@ __all__ = [
     "ConstraintError",
     "Cost",
     "RecipeError",
+    "Registration",
     "ResizeError",
     "SearchConfig",
     "SearchError",
@@ -29,6 +31,8 @@ __all__ = [
     "load",
     "optimize",
     "probe",
+    "register_module",
+    "register_op",
     "save",
     "search",
 ]

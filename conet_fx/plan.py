@@ -110,7 +110,7 @@ class ChannelPlan:
     @functools.cached_property
     def graph(self) -> networkx.MultiDiGraph[str]:
         """The labelled DAG (:func:`conet_fx.passes.constraints.label`)."""
-        return label(self.trace)
+        return label(self.trace, self.facts.entries)
 
     def group(self, name: str) -> ChannelGroup:
         """The group called ``name``. Raises :class:`ResizeError` for an unknown name."""

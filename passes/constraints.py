@@ -7,6 +7,8 @@ depths must be equal), a *concatenation* where depths add up, else *single*; *in
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import networkx
 import torch
 from torch import fx
@@ -15,8 +17,8 @@ from conet_fx.passes import ops
 from conet_fx.passes.trace import Trace, leaves, source
 
 
-def label(traced: Trace) -> networkx.MultiDiGraph[str]:
-    """The labelled graph of a trace.
+def label(traced: Trace, entries: Mapping[str, ops.Entry] | None = None) -> networkx.MultiDiGraph[str]:
+    """The labelled graph of a trace. ``entries``: those of the operator table by node name, where they are known.
 
     Nodes are the names of fx nodes that hold tensors; attributes: ``kind`` in {"input", "single", "summation",
     "concatenation", "output"}, ``operator``, ``source`` ("file:line" of the model). Edges carry ``kind`` in
@@ -27,7 +29,7 @@ def label(traced: Trace) -> networkx.MultiDiGraph[str]:
     for node in traced.graph_module.graph.nodes:
         if not _holds_tensors(node):
             continue
-        entry = ops.lookup(node, root)
+        entry = ops.lookup(node, root) if entries is None else entries[node.name]
         operands = [operand for operand in node.all_input_nodes if _holds_tensors(operand)]
         kind = entry.rule.kind
         if kind in ("summation", "concatenation") and len(operands) < 2 and not _twice(node):

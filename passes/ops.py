@@ -75,7 +75,7 @@ def register(
 
     ``methods`` are names separated by spaces; modules take their operands by ``arguments`` too.
     """
-    entry = Entry(rule, _parse(arguments))
+    entry = Entry(rule, parse_arguments(arguments))
     for table, keys in ((FUNCTIONS, functions), (METHODS, methods.split()), (MODULES, modules)):
         for key in keys:
             if key in table:
@@ -83,7 +83,8 @@ def register(
             table[key] = entry  # type: ignore[index]
 
 
-def _parse(arguments: str) -> Mapping[str, Any]:
+def parse_arguments(arguments: str) -> Mapping[str, Any]:
+    """Names and defaults. Raises ``ValueError`` or ``SyntaxError`` for a default that is no literal."""
     parsed: dict[str, Any] = {}
     for word in arguments.split():
         name, _, default = word.partition("=")

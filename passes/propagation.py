@@ -14,7 +14,7 @@ from conet_fx.passes import ops
 from conet_fx.passes.call import Call, Facts, Layout, NoRule, Options
 from conet_fx.passes.depth import Slot
 from conet_fx.passes.rules import Opaque
-from conet_fx.passes.trace import Trace, attribute
+from conet_fx.passes.trace import Trace, attribute, source
 from conet_fx.passes.verify import agrees
 
 
@@ -27,13 +27,16 @@ def propagate(traced: Trace, options: Options) -> Facts:
     for node in traced.graph_module.graph.nodes:
         entry = ops.lookup(node, traced.graph_module)
         call = Call(node, traced.graph_module, entry.arguments, facts, options)
-        facts.by_name[node.name] = node
+        facts.by_name[node.name], facts.entries[node.name] = node, entry
         try:
             facts.values[node] = entry.rule.depth(call)
             if node.op != "output" and not agrees(node.meta["val"], facts.values[node], facts.depths.size):
                 raise NoRule("its result has another shape")
         except NoRule as use:
             facts.values[node] = Opaque().because(call, f"is used in a way that is not followed ({use})")
+        except Exception as error:
+            error.add_note(f"while the rule {type(entry.rule).__name__} followed {source(node)}")
+            raise
     _tie_shared_tensors(traced, facts)
     if not options.resize_linear:
         _freeze_linear(facts)

@@ -16,7 +16,6 @@ import numpy as np
 import torch
 from torch import fx, nn
 
-from conet_fx.passes import ops
 from conet_fx.passes.call import Facts, Layer, Layout, Path
 from conet_fx.passes.depth import Dim
 from conet_fx.passes.labels import Channels, MarkCall, Marker, Site, match
@@ -94,10 +93,11 @@ def _tensor_path(layer: Layer, layout: Layout) -> str:
 
 
 def _set_attributes(module: nn.Module, layer: Layer | None, size: Callable[[Dim], int]) -> None:
-    """in_channels, num_features and the like."""
-    for name, dims in layer.attributes if layer else ():
+    """in_channels, num_features and the like; a dotted name is an attribute of a submodule."""
+    for path, dims in layer.attributes if layer else ():
         scalar = not dims or not isinstance(dims[0], tuple)
-        setattr(module, name, size(dims) if scalar else tuple(size(dim) for dim in dims))  # type: ignore[arg-type]
+        owner, _, name = path.rpartition(".")
+        setattr(module.get_submodule(owner), name, size(dims) if scalar else tuple(size(dim) for dim in dims))  # type: ignore[arg-type]
 
 
 def _new_graph(graph: fx.Graph, facts: Facts, size: Callable[[Dim], int]) -> fx.Graph:
@@ -222,7 +222,7 @@ def mark(module: fx.GraphModule, facts: Facts) -> Channels:
     marker = Marker()
     env: dict[fx.Node, Any] = {}
     for node in module.graph.nodes:
-        entry = ops.lookup(node, module)
+        entry = facts.entries[node.name]
         value = facts.values[facts.by_name[node.name]]
         call = MarkCall(node, module, entry.arguments, facts, value, env, marker)
         env[node] = entry.rule.labels(call) if facts.moves(value) else None

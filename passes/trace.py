@@ -30,11 +30,12 @@ from torch.fx.proxy import Attribute
 from torch.nn.utils import parametrize
 
 from conet_fx.errors import TraceError
+from conet_fx.passes import custom
 
 Inputs = torch.Tensor | tuple[Any, ...] | list[Any] | Mapping[str, Any]
 
 _TORCH = os.path.dirname(os.path.abspath(torch.__file__)) + os.sep
-_HERE = __file__
+_HERE = (__file__, custom.__file__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -171,7 +172,7 @@ class _ShapeTracer(fx.Tracer):
             for module in root.modules():
                 module.training = not module.training
         try:
-            with _factories_that_take_proxies(), _isinstance_that_sees_values(root):
+            with _factories_that_take_proxies(), _isinstance_that_sees_values(root), custom.recording():
                 graph = self.trace(root)
         except TraceError:
             raise
@@ -212,7 +213,9 @@ class _ShapeTracer(fx.Tracer):
         return call, [self.root]
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return super().is_leaf_module(m, module_qualified_name) or plain_subclass(m) is not type(m)
+        behaves_like = plain_subclass(m)
+        known = behaves_like is not type(m) or behaves_like in custom.CLASSES
+        return known or super().is_leaf_module(m, module_qualified_name)
 
     def call_module(
         self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -349,14 +352,15 @@ def _isinstance_that_sees_values(model: nn.Module) -> Iterator[None]:
 
 
 def plain_subclass(module: nn.Module) -> type[nn.Module]:
-    """The class of torch.nn whose behaviour ``module`` has: its own, or that of the base which it only initialises
-    in another way (a subclass of nn.Conv2d with another ``__init__`` or ``reset_parameters`` is still a convolution).
+    """The class whose behaviour ``module`` has: its own, or that of the base in torch.nn (or of a registered one) which
+    it only initialises in another way (a subclass of nn.Conv2d with another ``__init__`` or ``reset_parameters`` is
+    still a convolution).
     """
     own = type(module)
     if parametrize.is_parametrized(module) or isinstance(module, nn.Sequential):
         return own
     for base in own.__mro__:
-        if base.__module__.startswith("torch.nn.modules.") and base is not nn.Module:
+        if base in custom.CLASSES or (base.__module__.startswith("torch.nn.modules.") and base is not nn.Module):
             return base
         if set(vars(base)) & _BEHAVIOUR or "forward" in vars(base):
             return own
@@ -513,7 +517,7 @@ def _user_line() -> str:
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
         file = frame.f_code.co_filename
-        if not (file.startswith((_TORCH, "<")) or file == _HERE or os.path.basename(file) == "contextlib.py"):
+        if not (file.startswith((_TORCH, "<")) or file in _HERE or os.path.basename(file) == "contextlib.py"):
             return f"{file}:{frame.f_lineno}"
         frame = frame.f_back
     return ""
@@ -525,7 +529,7 @@ def _line_of(error: BaseException) -> str:
     trace_back = error.__traceback__
     while trace_back is not None:
         file = trace_back.tb_frame.f_code.co_filename
-        if not (file.startswith((_TORCH, "<")) or file == _HERE):
+        if not (file.startswith((_TORCH, "<")) or file in _HERE):
             where = f"{file}:{trace_back.tb_lineno}"
         trace_back = trace_back.tb_next
     return where
