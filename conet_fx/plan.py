@@ -8,46 +8,24 @@ smaller = plan.resize({"layer1.0.conv1": 24}, init="inherit")
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import functools
 from collections.abc import Callable, Mapping
-from fractions import Fraction
 from typing import Any, Literal
 
 import networkx
 import torch
 from torch import fx, nn
 
-from conet_fx.errors import ResizeError
 from conet_fx.passes.call import Facts, Options
 from conet_fx.passes.constraints import label
 from conet_fx.passes.depth import Dim
+from conet_fx.passes.groups import ChannelGroup, channel_groups, find, scales
+from conet_fx.passes.info import annotate
 from conet_fx.passes.propagation import propagate
 from conet_fx.passes.rewrite import rewrite
 from conet_fx.passes.trace import Inputs, Trace, attribute, trace
 
-
-@dataclasses.dataclass(frozen=True)
-class ChannelGroup:
-    """Channel sizes that must stay equal (or in proportion): the unit that is resized.
-
-    ``name`` is the module path of the first writer (with ``#2``, ``#3`` where one module is the first writer of several
-    groups) and ``size`` its channels in this group. Sizes are multiples of ``quantum`` and at least ``minimum``.
-    ``writers`` and ``readers`` are the dense and grouped convolutions and linear layers whose output or input channels
-    these are, in the order of the graph; ``whole_readers`` those whose entire input is this group. ``frozen`` says why
-    the size cannot change, or None. ``mixed_by`` names operators that normalise or reduce over the channels: there
-    ``init="inherit"`` cannot keep the function exactly.
-    """
-
-    name: str
-    size: int
-    quantum: int
-    minimum: int
-    writers: tuple[str, ...]
-    readers: tuple[str, ...]
-    whole_readers: tuple[str, ...]
-    frozen: str | None
-    mixed_by: tuple[str, ...]
+__all__ = ["ChannelGroup", "ChannelPlan", "Cost", "analyze"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,6 +57,7 @@ def analyze(
     """
     traced = trace(model, example_inputs)
     facts = propagate(traced, Options(tie_concat=tie_concat, strict=strict, resize_linear=resize_linear))
+    annotate(traced.graph_module.graph, traced.graph_module, facts, facts.depths.size)
     return ChannelPlan(traced, facts)
 
 
@@ -88,8 +67,8 @@ class ChannelPlan:
     def __init__(self, traced: Trace, facts: Facts) -> None:
         self.trace = traced
         self.facts = facts
-        self._roots: dict[str, int] = {}
-        self.groups: tuple[ChannelGroup, ...] = tuple(self._make_groups())
+        self._groups = channel_groups(facts)
+        self.groups: tuple[ChannelGroup, ...] = tuple(self._groups.values())
 
     def __repr__(self) -> str:
         name = type(self.trace.graph_module).__name__
@@ -114,21 +93,16 @@ class ChannelPlan:
 
     def group(self, name: str) -> ChannelGroup:
         """The group called ``name``. Raises :class:`ResizeError` for an unknown name."""
-        for group in self.groups:
-            if group.name == name:
-                return group
-        near = difflib.get_close_matches(name, [group.name for group in self.groups], n=1)
-        hint = f"did you mean {near[0]!r}?" if near else "plan.sizes lists the groups"
-        raise ResizeError(f"there is no channel group {name!r}; {hint}")
+        return find(self.groups, name)
 
     def cost(self, sizes: Mapping[str, int] | None = None) -> Cost:
         """Parameters and MACs at ``sizes`` (groups left out keep their size), exact, without building anything."""
-        scales = self._scales(sizes or {})
+        factors = scales(self._groups, sizes or {})
 
         def volume(terms: tuple[Dim, ...]) -> int:
             out = 1
             for dim in terms:
-                out *= self.facts.depths.size(dim, scales)
+                out *= self.facts.depths.size(dim, factors)
             return out
 
         return Cost(
@@ -156,28 +130,7 @@ class ChannelPlan:
         """
         if init not in ("reset", "inherit"):
             raise ValueError(f"init must be 'reset' or 'inherit', not {init!r}")
-        return rewrite(self.trace, self.facts, self._scales(sizes), init, init_fn)
-
-    def _scales(self, sizes: Mapping[str, int]) -> dict[int, Fraction]:
-        """The factor of each class of depths. Raises :class:`ResizeError` for sizes that the groups do not allow."""
-        scales: dict[int, Fraction] = {}
-        for name, size in sizes.items():
-            group = self.group(name)
-            if isinstance(size, bool) or not isinstance(size, int):
-                raise ResizeError(f"the size of {name!r} must be an integer, not {size!r}")
-            if size == group.size:
-                continue
-            if group.frozen is not None:
-                raise ResizeError(f"{name!r} must keep its {group.size} channels ({group.frozen}), not {size}")
-            if size < group.minimum:
-                raise ResizeError(f"{name!r} needs at least {group.minimum} channels, not {size}")
-            if size % group.quantum:
-                low = max(group.minimum, size - size % group.quantum)
-                raise ResizeError(
-                    f"{name!r} must be a multiple of {group.quantum}, not {size}: take {low} or {low + group.quantum}"
-                )
-            scales[self._roots[name]] = Fraction(size, group.size)
-        return scales
+        return rewrite(self.trace, self.facts, scales(self._groups, sizes), init, init_fn)
 
     # --- telling --------------------------------------------------------------------------------------------
 
@@ -225,43 +178,6 @@ class ChannelPlan:
         return "\n".join([*lines, "}"]) + "\n"
 
     # --- inside ---------------------------------------------------------------------------------------------
-
-    def _make_groups(self) -> list[ChannelGroup]:
-        depths = self.facts.depths
-        writers: dict[int, list[str]] = {}
-        readers: dict[int, list[str]] = {}
-        whole: dict[int, list[str]] = {}
-        for path, dim in self.facts.writers.items():
-            for root in depths.roots(dim):
-                writers.setdefault(root, []).append(path)
-        for path, dim in self.facts.readers.items():
-            roots = depths.roots(dim)
-            for root in roots:
-                readers.setdefault(root, []).append(path)
-            if len(roots) == 1 and all(not isinstance(part, int) for part in depths.resolve(dim)):
-                whole.setdefault(roots[0], []).append(path)
-        groups = []
-        taken: dict[str, int] = {}
-        for root, paths in writers.items():
-            first = paths[0]
-            taken[first] = taken.get(first, 0) + 1
-            name = first if taken[first] == 1 else f"{first}#{taken[first]}"
-            size = depths.share(self.facts.writers[first], root)
-            self._roots[name] = root
-            groups.append(
-                ChannelGroup(
-                    name=name,
-                    size=size,
-                    quantum=size // depths.steps(root),
-                    minimum=size // depths.steps(root),
-                    writers=tuple(paths),
-                    readers=tuple(readers.get(root, ())),
-                    whole_readers=tuple(whole.get(root, ())),
-                    frozen=depths.frozen(root),
-                    mixed_by=depths.notes(root),
-                )
-            )
-        return groups
 
     @functools.cached_property
     def _parameter_shapes(self) -> list[tuple[Dim, ...]]:

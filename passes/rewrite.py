@@ -18,6 +18,7 @@ from torch import fx, nn
 
 from conet_fx.passes.call import Facts, Layer, Layout, Path
 from conet_fx.passes.depth import Dim
+from conet_fx.passes.info import annotate
 from conet_fx.passes.labels import Channels, MarkCall, Marker, Site, match
 from conet_fx.passes.trace import Trace, attribute, graph_module_of
 from conet_fx.passes.verify import verify
@@ -56,6 +57,7 @@ def rewrite(
             parts[node.target] = memo.get(id(value), value)
     resized = graph_module_of(parts, _new_graph(source.graph, facts, size), like=source)
     verify(resized, traced, facts, size)
+    annotate(resized.graph, resized, facts, size)
     _reset(resized, {id(new): old for new, old in originals})
     if init_fn is not None:
         resized.apply(init_fn)

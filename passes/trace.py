@@ -17,6 +17,7 @@ import operator
 import os
 import random
 import sys
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from types import FrameType
 from typing import Any
@@ -31,6 +32,7 @@ from torch.nn.utils import parametrize
 
 from conet_fx.errors import TraceError
 from conet_fx.passes import custom
+from conet_fx.passes.reload import Reload
 
 Inputs = torch.Tensor | tuple[Any, ...] | list[Any] | Mapping[str, Any]
 
@@ -82,6 +84,7 @@ def trace(model: nn.Module, example_inputs: Inputs) -> Trace:
 
 def graph_module_of(parts: Mapping[str, Any], graph: fx.Graph, like: nn.Module) -> fx.GraphModule:
     """A GraphModule of ``graph`` with ``parts`` at their paths; modes and buffer persistence as in ``like``."""
+    graph._tracer_cls = Reload
     graph_module = fx.GraphModule(dict(parts), graph, class_name=type(like).__name__)
     modules = dict(like.named_modules())
     for path, module in graph_module.named_modules():
@@ -233,6 +236,7 @@ class _ShapeTracer(fx.Tracer):
         node = proxy.node
         node.meta["source"] = _user_line()
         node.meta["scope"] = self.scope.module_path
+        node.stack_trace = _user_stack()
         node.meta["val"] = self._run(node)
         return proxy
 
@@ -521,6 +525,18 @@ def _user_line() -> str:
             return f"{file}:{frame.f_lineno}"
         frame = frame.f_back
     return ""
+
+
+def _user_stack() -> str:
+    """The frames of the user's code on the stack, outermost first, in the form of ``torch.fx.Node.stack_trace``."""
+    frames = []
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and (frame.f_code.co_filename, frame.f_code.co_name) != (__file__, "record"):
+        file = frame.f_code.co_filename
+        if not (file.startswith((_TORCH, "<")) or file in _HERE or os.path.basename(file) == "contextlib.py"):
+            frames.append(traceback.FrameSummary(file, frame.f_lineno, frame.f_code.co_name))
+        frame = frame.f_back
+    return "".join(traceback.StackSummary.from_list(frames[::-1]).format()).strip()
 
 
 def _line_of(error: BaseException) -> str:
