@@ -20,7 +20,7 @@ from conet_fx.passes.call import Facts, Options
 from conet_fx.passes.constraints import label
 from conet_fx.passes.depth import Dim
 from conet_fx.passes.groups import ChannelGroup, channel_groups, find, scales
-from conet_fx.passes.info import annotate
+from conet_fx.passes.info import annotate, record
 from conet_fx.passes.propagation import propagate
 from conet_fx.passes.rewrite import rewrite
 from conet_fx.passes.trace import Inputs, Trace, attribute, trace
@@ -56,8 +56,10 @@ def analyze(
     cannot be traced, :class:`~conet_fx.errors.ConstraintError` with ``strict``.
     """
     traced = trace(model, example_inputs)
-    facts = propagate(traced, Options(tie_concat=tie_concat, strict=strict, resize_linear=resize_linear))
-    annotate(traced.graph_module.graph, traced.graph_module, facts, facts.depths.size)
+    options = Options(tie_concat=tie_concat, strict=strict, resize_linear=resize_linear)
+    facts = propagate(traced, options)
+    annotate(traced.graph_module, facts, facts.depths.size)
+    record(traced.graph_module, facts, options)
     return ChannelPlan(traced, facts)
 
 

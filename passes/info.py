@@ -6,9 +6,9 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from torch import fx, nn
+from torch import fx
 
-from conet_fx.passes.call import Facts, Int, Tensor, Value
+from conet_fx.passes.call import Facts, Int, Options, Tensor, Value
 from conet_fx.passes.constraints import kinds
 from conet_fx.passes.depth import Dim, Slot
 from conet_fx.passes.groups import channel_groups
@@ -44,16 +44,22 @@ class ChannelInfo:
         return tuple(dict.fromkeys(name for name, _ in self.parts if name is not None))
 
 
-def annotate(graph: fx.Graph, root: nn.Module, facts: Facts, size: Callable[[Dim], int]) -> None:
+def record(module: fx.GraphModule, facts: Facts, options: Options) -> None:
+    """Write what was found into ``module.meta["conet_fx"]``: its ``groups`` and the ``options`` of the analysis."""
+    found = {"groups": tuple(channel_groups(facts).values()), "options": options}
+    module.meta[KEY] = {**module.meta.get(KEY, {}), **found}
+
+
+def annotate(module: fx.GraphModule, facts: Facts, size: Callable[[Dim], int]) -> None:
     """Write the :class:`ChannelInfo` of every node, at the sizes that ``size`` gives.
 
-    ``graph`` has nodes of the same names as the one that ``facts`` are about; ``root`` has its modules.
+    The nodes of ``module`` have the names of those that ``facts`` are about.
     """
     groups = channel_groups(facts)
     names = {index: group.name for index, group in groups.items()}
     reasons = {group.name: group.frozen for group in groups.values()}
-    for node in graph.nodes:
-        kind, edge = kinds(node, facts.entries[node.name], root)
+    for node in module.graph.nodes:
+        kind, edge = kinds(node, facts.entries[node.name], module)
         value = facts.values[facts.by_name[node.name]]
         node.meta[KEY] = _Describer(kind, edge, facts, names, reasons, size).value(value)
 

@@ -18,7 +18,7 @@ from torch import fx, nn
 
 from conet_fx.passes.call import Facts, Layer, Layout, Path
 from conet_fx.passes.depth import Dim
-from conet_fx.passes.info import annotate
+from conet_fx.passes.info import KEY, annotate
 from conet_fx.passes.labels import Channels, MarkCall, Marker, Site, match
 from conet_fx.passes.trace import Trace, attribute, graph_module_of
 from conet_fx.passes.verify import verify
@@ -57,7 +57,7 @@ def rewrite(
             parts[node.target] = memo.get(id(value), value)
     resized = graph_module_of(parts, _new_graph(source.graph, facts, size), like=source)
     verify(resized, traced, facts, size)
-    annotate(resized.graph, resized, facts, size)
+    annotate(resized, facts, size)
     _reset(resized, {id(new): old for new, old in originals})
     if init_fn is not None:
         resized.apply(init_fn)
@@ -65,7 +65,7 @@ def rewrite(
         kept = _kept(traced, facts, resized)
         _warn_of_lost_channels(facts, kept, size)
         _inherit(source, resized, facts, kept)
-        resized.meta["conet_fx"] = {"kept": kept}
+        resized.meta[KEY] = {"kept": kept}
     return resized
 
 
@@ -103,16 +103,22 @@ def _set_attributes(module: nn.Module, layer: Layer | None, size: Callable[[Dim]
 
 
 def _new_graph(graph: fx.Graph, facts: Facts, size: Callable[[Dim], int]) -> fx.Graph:
-    """A copy of the graph whose channel counts are the new ones; nodes keep their names."""
+    """A copy of the graph whose channel counts are the new ones."""
+    new = copied(graph)
+    by_name = {node.name: node for node in new.nodes}
+    for count in facts.literals:
+        _put(by_name[count.node], count.path, size(count.dim))
+    return new
+
+
+def copied(graph: fx.Graph) -> fx.Graph:
+    """The same nodes under the same names, with the same meta data."""
     new = fx.Graph()
     copies: dict[fx.Node, fx.Node] = {}
     for node in graph.nodes:
         copies[node] = new.node_copy(node, lambda n: copies[n])
         if copies[node].name != node.name:
             raise AssertionError(f"node {node.name} was renamed to {copies[node].name}")
-    by_name = {node.name: copies[node] for node in graph.nodes}
-    for count in facts.literals:
-        _put(by_name[count.node], count.path, size(count.dim))
     return new
 
 

@@ -115,3 +115,19 @@ def _shape(value: Value, size: Callable[[Dim], int]) -> Any:
     if isinstance(value, Int):
         return size(value.dim)
     return [_shape(v, size) for v in value] if isinstance(value, (tuple, list)) else value
+
+
+def run_on_fakes(module: fx.GraphModule, inputs: tuple[Any, ...]) -> None:
+    """Leave the result of each node on ``inputs``, as a meta tensor, in ``meta["val"]``. Nothing is computed.
+
+    Raises whatever an operator raises, with a note that says which.
+    """
+    with undisturbed(), FakeTensorMode(allow_non_fake_inputs=True) as mode, torch.no_grad():
+        runner = _FakeRunner(module, mode)
+        try:
+            runner.run(*map_aggregate(inputs, runner.fake))
+        except ResizeError as error:
+            cause = error.__cause__ or error
+            node = next(node for node in module.graph.nodes if "val" not in node.meta)
+            cause.add_note(f"while running {source(node)} on fake tensors")
+            raise cause from None
