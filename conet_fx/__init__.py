@@ -3,6 +3,7 @@
 from conet_fx import probe, search
 from conet_fx.errors import ConetError, ConstraintError, RecipeError, ResizeError, SearchError, TraceError
 from conet_fx.optimize import optimize
+from conet_fx.passes.info import ChannelInfo
 from conet_fx.plan import ChannelGroup, ChannelPlan, Cost, analyze
 from conet_fx.recipe import apply, load, save
 from conet_fx.registration import Registration, register_module, register_op
@@ -14,6 +15,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "ChannelGroup",
+    "ChannelInfo",
     "ChannelPlan",
     "ConetError",
     "ConstraintError",

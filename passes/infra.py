@@ -10,6 +10,7 @@ groups and the options of the analysis.
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -30,6 +31,7 @@ from conet_fx.passes.rewrite import Init, copied, rewrite
 from conet_fx.passes.trace import Inputs, Trace, attribute, graph_module_of
 from conet_fx.passes.verify import run_on_fakes
 
+_TORCH = os.path.dirname(os.path.abspath(torch.__file__)) + os.sep
 Sizes = Mapping[str, int] | Callable[[tuple[ChannelGroup, ...]], Mapping[str, int]]
 
 
@@ -188,9 +190,10 @@ def _to_meta(a: Any) -> Any:
 
 
 def _last_line(stack: str) -> str:
-    """ "file:line" of the innermost frame of a ``stack_trace`` of torch.fx."""
-    found = re.findall(r'File "([^"]+)", line (\d+)', stack)
-    return ":".join(found[-1]) if found else ""
+    """ "file:line" of the innermost frame of the user's in a ``stack_trace`` of torch.fx."""
+    frames = re.findall(r'File "([^"]+)", line (\d+)', stack)
+    own = [f"{file}:{line}" for file, line in frames if not file.startswith(_TORCH)]
+    return own[-1] if own else ""
 
 
 def _positional(graph_module: fx.GraphModule, inputs: Inputs) -> tuple[Any, ...]:
