@@ -10,12 +10,15 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, Literal
 
 import networkx
 import torch
 from torch import fx, nn
 
+from conet_fx.draw import draw, to_dot
+from conet_fx.explain import explain
 from conet_fx.passes.call import Facts, Options
 from conet_fx.passes.constraints import label
 from conet_fx.passes.depth import Dim
@@ -137,47 +140,19 @@ class ChannelPlan:
     # --- telling --------------------------------------------------------------------------------------------
 
     def explain(self) -> str:
-        """What may change, what may not and why, and where the function cannot be kept exactly."""
-        free, frozen = self.free, [group for group in self.groups if group.frozen is not None]
-        cost = self.cost()
-        lines = [
-            f"{type(self.trace.graph_module).__name__}: {len(free)} free and {len(frozen)} frozen channel groups, "
-            f"{cost.params:,} parameters, {cost.macs:,} MACs"
-        ]
-        if self.trace.mode_dependent:
-            mode = "train" if self.trace.graph_module.training else "eval"
-            lines.append(f"The model takes other paths in train than in eval mode; this plan is of its {mode} mode.")
-        for group in free:
-            step = f", multiple of {group.quantum}" if group.quantum > 1 else ""
-            lines.append(f"  {group.name}: {group.size} channels{step}")
-            lines.append(f"      written by {', '.join(group.writers)}")
-            lines.append(f"      read by {', '.join(group.readers) or 'nothing dense'}")
-            if group.mixed_by:
-                lines.append(
-                    f"      mixed by {'; '.join(group.mixed_by)}: inherited weights keep the function only nearly"
-                )
-        lines += [f"  {group.name}: {group.size} channels, frozen: {group.frozen}" for group in frozen]
-        for text in dict.fromkeys(self.facts.unknown):
-            lines.append(f"  not followed: {text}")
-        return "\n".join(lines)
+        """A table in plain text: what may change, what may not and why, where the function cannot be kept exactly."""
+        return explain(self)
 
     def to_dot(self) -> str:
-        """The labelled graph for Graphviz: conv edges bold, summations as circles, concatenations as trapezia."""
-        shapes = {
-            "summation": "circle",
-            "concatenation": "trapezium",
-            "input": "box",
-            "output": "box",
-            "single": "ellipse",
-        }
-        lines = ["digraph channels {", "  rankdir=TB;"]
-        for name, data in self.graph.nodes(data=True):
-            text = f"{name}\\n{data['operator']}".replace('"', "'")
-            lines.append(f'  "{name}" [label="{text}" shape={shapes[data["kind"]]}];')
-        for tail, head, data in self.graph.edges(data=True):
-            style = "bold" if data["kind"] == "conv" else "dashed"
-            lines.append(f'  "{tail}" -> "{head}" [style={style}];')
-        return "\n".join([*lines, "}"]) + "\n"
+        """The labelled graph for Graphviz, in the colours of the channel groups (:func:`conet_fx.draw.to_dot`)."""
+        return to_dot(self)
+
+    def draw(self, path: str | Path) -> None:
+        """Write the labelled graph to a .dot, .svg, .png or .pdf file; all but .dot need Graphviz.
+
+        Raises ``ValueError`` for another suffix, :class:`~conet_fx.errors.ConetError` where Graphviz is not installed.
+        """
+        draw(self, path)
 
     # --- inside ---------------------------------------------------------------------------------------------
 
