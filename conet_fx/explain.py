@@ -25,7 +25,7 @@ def explain(plan: ChannelPlan) -> str:
         f"{cost.params:,} parameters, {cost.macs:,} MACs"
     ]
     if plan.groups:
-        lines += ["", *aligned([_HEADER, *(_row(plan, group) for group in plan.groups)])]
+        lines += ["", *aligned([_HEADER, *(_row(group) for group in plan.groups)])]
     notes = _notes(plan)
     if notes:
         lines += ["", *notes]
@@ -45,14 +45,14 @@ def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
     return lines
 
 
-def _row(plan: ChannelPlan, group: ChannelGroup) -> tuple[str, ...]:
+def _row(group: ChannelGroup) -> tuple[str, ...]:
     return (
         group.name,
         str(group.size),
         str(group.quantum),
         shortened(group.writers),
         shortened(group.readers) or "-",
-        _reason(plan, group),
+        _reason(group),
     )
 
 
@@ -67,15 +67,11 @@ def shortened(names: Sequence[str]) -> str:
     return ", ".join(shown) + (f" +{more}" if more else "")
 
 
-def _reason(plan: ChannelPlan, group: ChannelGroup) -> str:
+def _reason(group: ChannelGroup) -> str:
     """Why a group is frozen, with a line of the user's code: that of its first writer where the reason has none."""
     if group.frozen is None or re.search(r":\d+", group.frozen):
         return group.frozen or ""
-    writer = group.writers[0]
-    for node in plan.trace.graph_module.graph.nodes:
-        if node.target == writer and node.meta.get("source"):
-            return f"{group.frozen} ({writer} at {node.meta['source']})"
-    return group.frozen
+    return f"{group.frozen} ({group.writers[0]} at {group.source})" if group.source else group.frozen
 
 
 def _notes(plan: ChannelPlan) -> list[str]:

@@ -74,12 +74,12 @@ def register_op(target: Callable[..., Any] | str, rule: Rule, arguments: str = "
     if isinstance(target, str):
         _check_method(target)
         _check_new(target, ops.METHODS)
-        ops.register(rule, arguments, methods=target)
+        ops.register(rule, arguments, methods=target, own=True)
         return Registration(target)
     keys = _functions(target)
     for key in keys:
         _check_new(key, ops.FUNCTIONS)
-    ops.register(rule, arguments, functions=keys)
+    ops.register(rule, arguments, functions=keys, own=True)
     custom.FUNCTIONS.update(key for key in keys if isinstance(key, types.FunctionType))
     return Registration(*keys)
 
@@ -93,7 +93,7 @@ def register_module(cls: type[nn.Module], rule: Rule, arguments: str = "input") 
     _check_rule(rule)
     _check_arguments(arguments)
     _check_new(cls, ops.MODULES)
-    ops.register(rule, arguments, modules=[cls])
+    ops.register(rule, arguments, modules=[cls], own=True)
     custom.CLASSES.add(cls)
     return Registration(cls)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import numbers
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
 
@@ -20,7 +21,8 @@ class ChannelGroup:
     ``writers`` and ``readers`` are the dense and grouped convolutions and linear layers whose output or input channels
     these are, in the order of the graph; ``whole_readers`` those whose entire input is this group. ``frozen`` says why
     the size cannot change, or None. ``mixed_by`` names operators that normalise or reduce over the channels: there
-    ``init="inherit"`` cannot keep the function exactly.
+    ``init="inherit"`` cannot keep the function exactly. ``source`` is the "file:line" where the first writer is called,
+    empty where it is not known.
     """
 
     name: str
@@ -32,6 +34,7 @@ class ChannelGroup:
     whole_readers: tuple[str, ...]
     frozen: str | None
     mixed_by: tuple[str, ...]
+    source: str = dataclasses.field(default="", compare=False)
 
 
 def channel_groups(facts: Facts) -> dict[int, ChannelGroup]:
@@ -49,6 +52,7 @@ def channel_groups(facts: Facts) -> dict[int, ChannelGroup]:
             readers.setdefault(root, []).append(path)
         if len(roots) == 1 and all(not isinstance(part, int) for part in depths.resolve(dim)):
             whole.setdefault(roots[0], []).append(path)
+    lines = _lines(facts)
     groups = {}
     taken: dict[str, int] = {}
     for root, paths in writers.items():
@@ -65,6 +69,7 @@ def channel_groups(facts: Facts) -> dict[int, ChannelGroup]:
             whole_readers=tuple(whole.get(root, ())),
             frozen=depths.frozen(root),
             mixed_by=depths.notes(root),
+            source=lines.get(first, ""),
         )
     return groups
 
@@ -75,21 +80,41 @@ def scales(groups: Mapping[int, ChannelGroup], sizes: Mapping[str, int]) -> dict
     roots = {group.name: root for root, group in groups.items()}
     for name, size in sizes.items():
         group = find(list(groups.values()), name)
-        if isinstance(size, bool) or not isinstance(size, int):
-            raise ResizeError(f"the size of {name!r} must be an integer, not {size!r}")
-        if size == group.size:
-            continue
-        if group.frozen is not None:
-            raise ResizeError(f"{name!r} must keep its {group.size} channels ({group.frozen}), not {size}")
-        if size < group.minimum:
-            raise ResizeError(f"{name!r} needs at least {group.minimum} channels, not {size}")
-        if size % group.quantum:
-            low = max(group.minimum, size - size % group.quantum)
-            raise ResizeError(
-                f"{name!r} must be a multiple of {group.quantum}, not {size}: take {low} or {low + group.quantum}"
-            )
-        factors[roots[name]] = Fraction(size, group.size)
+        fault = _fault(group, size)
+        if fault is not None:
+            written = f"{group.writers[0]} at {group.source}" if group.source else group.writers[0]
+            raise ResizeError(f"{fault} (written by {written})")
+        if size != group.size:
+            factors[roots[name]] = Fraction(int(size), group.size)
     return factors
+
+
+def _fault(group: ChannelGroup, size: object) -> str | None:
+    """What is wrong with a size."""
+    if isinstance(size, bool) or not isinstance(size, numbers.Integral):
+        return f"the size of {group.name!r} must be an integer, not {size!r}"
+    if size == group.size:
+        return None
+    if group.frozen is not None:
+        return f"{group.name!r} must keep its {group.size} channels ({group.frozen}), not {size}"
+    if size < group.minimum:
+        return f"{group.name!r} needs at least {group.minimum} channels, not {size}"
+    if size % group.quantum:
+        low = max(group.minimum, int(size) - int(size) % group.quantum)
+        return f"{group.name!r} must be a multiple of {group.quantum}, not {size}: take {low} or {low + group.quantum}"
+    return None
+
+
+def _lines(facts: Facts) -> dict[str, str]:
+    """The "file:line" of the first call of each module, or of the first use of one of its parameters."""
+    lines: dict[str, str] = {}
+    for node in facts.by_name.values():
+        path = str(node.target)
+        if node.op == "get_attr":
+            path = path.rpartition(".")[0] or path
+        if node.op in ("call_module", "get_attr"):
+            lines.setdefault(path, node.meta.get("source", ""))
+    return lines
 
 
 def find(groups: Sequence[ChannelGroup], name: str) -> ChannelGroup:
@@ -103,13 +128,7 @@ def find(groups: Sequence[ChannelGroup], name: str) -> ChannelGroup:
 def _hint(groups: Sequence[ChannelGroup], name: object) -> str:
     written = [group.name for group in groups if name in group.writers]
     if written:
-        return f"{name} writes channels of {_listed(written)}: a group goes by the name of its first writer"
-    read = [group.name for group in groups if name in group.readers]
-    if read:
-        return f"{name} only reads channels, of {_listed(read)}"
+        listed = " and ".join(repr(group) for group in written)
+        return f"{name} writes channels of {listed}: a group goes by the name of its first writer"
     near = difflib.get_close_matches(str(name), [group.name for group in groups], n=1)
     return f"did you mean {near[0]!r}?" if near else "plan.sizes lists the groups"
-
-
-def _listed(names: Sequence[str]) -> str:
-    return " and ".join(repr(name) for name in names)

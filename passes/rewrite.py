@@ -16,11 +16,13 @@ import numpy as np
 import torch
 from torch import fx, nn
 
+from conet_fx.errors import ResizeError
 from conet_fx.passes.call import Facts, Layer, Layout, Path
 from conet_fx.passes.depth import Dim
 from conet_fx.passes.info import KEY, annotate
 from conet_fx.passes.labels import Channels, MarkCall, Marker, Site, match
 from conet_fx.passes.trace import Trace, attribute, graph_module_of
+from conet_fx.passes.trace import source as line_of
 from conet_fx.passes.verify import verify
 
 Init = Literal["reset", "inherit"]
@@ -56,7 +58,11 @@ def rewrite(
             value = attribute(source, node.target)
             parts[node.target] = memo.get(id(value), value)
     resized = graph_module_of(parts, _new_graph(source.graph, facts, size), like=source)
-    verify(resized, traced, facts, size)
+    try:
+        verify(resized, traced, facts, size)
+    except ResizeError as error:
+        _note_own_rules(error, traced, facts)
+        raise
     annotate(resized, facts, size)
     _reset(resized, {id(new): old for new, old in originals})
     if init_fn is not None:
@@ -67,6 +73,13 @@ def rewrite(
         _inherit(source, resized, facts, kept)
         resized.meta[KEY] = {"kept": kept}
     return resized
+
+
+def _note_own_rules(error: ResizeError, traced: Trace, facts: Facts) -> None:
+    """Say which operators of the user's own take part, since a rule of one of them may be what is wrong."""
+    own = [line_of(node) for node in traced.graph_module.graph.nodes if facts.entries[node.name].own]
+    if own:
+        error.add_note(f"registered operators take part, look at their rules first: {'; '.join(own)}")
 
 
 def _new_tensors(

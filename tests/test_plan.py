@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -184,9 +185,16 @@ def test_cost_builds_nothing(plan: ChannelPlan, monkeypatch: pytest.MonkeyPatch)
         ({"odd": 8}, r"'odd' must keep its 7 channels \(.*special_i1.*\), not 8"),
         ({"head": 6}, "'head' must keep its 5 channels"),
         ({"hidden": 10}, "'hidden' must keep its 9 channels.*resize_linear=True"),
-        ({"stem": 0}, "'stem' needs at least 4 channels, not 0"),
+        ({"stem": 0}, r"'stem' needs at least 4 channels, not 0 \(written by stem at \S+test_plan.py:\d+\)"),
         ({"stem": -4}, "'stem' needs at least 4 channels, not -4"),
-        ({"grouped": 14}, "'grouped' must be a multiple of 4, not 14: take 12 or 16"),
+        (
+            {"grouped": 14},
+            r"must be a multiple of 4, not 14: take 12 or 16 \(written by grouped at \S+test_plan.py:\d+\)",
+        ),
+        (
+            {"back": 16},
+            "no channel group 'back'; back writes channels of 'grouped': a group goes by the name of its first",
+        ),
         ({"stem": 8.0}, "must be an integer, not 8.0"),
         ({"stem": "8"}, "must be an integer, not '8'"),
         ({"inner": True}, "must be an integer, not True"),
@@ -198,6 +206,14 @@ def test_sizes_that_are_not_allowed(plan: ChannelPlan, sizes: dict[str, Any], te
         with pytest.raises(ResizeError, match=text) as caught:
             use(sizes)
         assert isinstance(caught.value, ConetError)
+
+
+def test_sizes_of_numpy_are_integers(plan: ChannelPlan) -> None:
+    assert plan.resize({"stem": np.int64(16)}).get_submodule("stem").out_channels == 16  # type: ignore[dict-item]
+
+
+def test_a_group_knows_its_line(plan: ChannelPlan) -> None:
+    assert all(re.search(r"test_plan.py:\d+$", group.source) for group in plan.groups)
 
 
 def test_a_frozen_group_may_be_named_at_its_size(plan: ChannelPlan) -> None:

@@ -194,6 +194,23 @@ def test_a_rule_that_promises_too_much_freezes() -> None:
     assert re.search(r"bend at .* \(its result has another shape\)", str(plan.group("a").frozen))
 
 
+def test_a_rule_that_is_wrong_at_other_sizes_is_named() -> None:
+    class Keeps(rules.Rule):
+        """Claims that an operator with six numbers of its own takes any number of channels."""
+
+        def depth(self, call: Call) -> Dims:
+            return Dims(call.dims())
+
+        def labels(self, call: Any) -> Any:
+            return call.fields()
+
+    with conet_fx.register_module(Gain, Keeps()):
+        plan = conet_fx.analyze(wrapped(Gain(6)), IMAGE)
+    with pytest.raises(conet_fx.ResizeError, match=r"middle .*does not run at the new sizes") as caught:
+        plan.resize({"a": 4})
+    assert re.match(r"registered operators take part.*: middle at \S+test_reg", caught.value.__notes__[0])
+
+
 def test_a_rule_that_fails_says_where() -> None:
     class Faulty(rules.Rule):
         def depth(self, call: Call) -> Dims:

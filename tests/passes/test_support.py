@@ -22,5 +22,5 @@ def test_only_the_table_is_replaced() -> None:
     text = README.read_text()
     before, _, rest = text.partition(summary())
     assert readme(f"{before}| old | table |{rest}") == text
-    with pytest.raises(ValueError, match="README.md has no markers"):
+    with pytest.raises(ValueError, match=r"README.md has no markers"):
         readme("no markers")

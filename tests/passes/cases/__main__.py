@@ -16,12 +16,13 @@ BEGIN, END = "<!-- support: begin -->", "<!-- support: end -->"
 
 HEAD = """# What is followed
 
-Written by `python -m tests.passes.cases` from the catalogue in `tests/passes/cases/`, which is also a test: each line is a small
-network there, whose plan must be this, and on which all invariants are checked (shapes, gradients, costs, inherited weights).
+Written by `python -m tests.passes.cases` from the catalogue in `tests/passes/cases/`, which is also a test: each line is
+a small network there, whose plan must be this, and on which all invariants are checked (shapes, gradients, costs,
+inherited weights).
 
-*may change*: the free channel groups with their sizes, and the steps in which they change where these are not 1; `~` marks a
-group over which some operator normalises or reduces, so that inherited weights keep the function only nearly. *frozen*: the
-groups that keep their size, and why; the network's own outputs (always frozen) are left out.
+*may change*: the free channel groups with their sizes, and the steps in which they change where these are not 1; `~` marks
+a group over which some operator normalises or reduces, so that inherited weights keep the function only nearly. *frozen*:
+the groups that keep their size, and why; the network's own outputs (always frozen) are left out.
 """
 
 
@@ -44,7 +45,7 @@ def page() -> str:
 
 
 def summary() -> str:
-    """The table in README.md: constructs a family, and in how many of them only outputs and hidden linear layers stay."""
+    """The table in README.md: constructs a family, and in how many of them only outputs and linear layers stay."""
     lines = ["| family | constructs | followed | what |", "| --- | --- | --- | --- |"]
     for family, cases in families().items():
         followed = sum(all(reason == LINEAR for _, reason in _reasons(case)) for case in cases)
