@@ -9,6 +9,8 @@ import torch
 from torch import fx, nn
 from torch.nn.utils import parametrize
 
+from conet_fx.passes import custom
+
 
 def source(node: fx.Node) -> str:
     """Where a node comes from, for messages: ``conv2d at net.py:12 (in block.conv)``."""
@@ -51,14 +53,15 @@ def attribute(root: nn.Module, path: str) -> Any:
 
 
 def plain_subclass(module: nn.Module) -> type[nn.Module]:
-    """The class of torch.nn whose behaviour ``module`` has: its own, or that of the base which it only initialises
-    in another way (a subclass of nn.Conv2d with another ``__init__`` or ``reset_parameters`` is still a convolution).
+    """The class whose behaviour ``module`` has: its own, or that of the base in torch.nn (or of a registered one) which
+    it only initialises in another way (a subclass of nn.Conv2d with another ``__init__`` or ``reset_parameters`` is
+    still a convolution).
     """
     own = type(module)
     if parametrize.is_parametrized(module) or isinstance(module, nn.Sequential):
         return own
     for base in own.__mro__:
-        if base.__module__.startswith("torch.nn.modules.") and base is not nn.Module:
+        if base in custom.CLASSES or (base.__module__.startswith("torch.nn.modules.") and base is not nn.Module):
             return base
         if set(vars(base)) & _BEHAVIOUR or "forward" in vars(base):
             return own

@@ -30,10 +30,11 @@ from conet_fx.passes.rules import Rule
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """One operator: its rule and its argument names with defaults."""
+    """One operator: its rule and its argument names with defaults. ``own``: a user registered it."""
 
     rule: Rule
     arguments: Mapping[str, Any]
+    own: bool = False
 
 
 FUNCTIONS: dict[Callable[..., Any], Entry] = {}
@@ -78,12 +79,13 @@ def register(
     functions: Iterable[Callable[..., Any]] = (),
     methods: str = "",
     modules: Iterable[type[nn.Module]] = (),
+    own: bool = False,
 ) -> None:
     """Add operators that behave like ``rule``. Raises ``ValueError`` for an operator that stands in the table already.
 
     ``methods`` are names separated by spaces; modules take their operands by ``arguments`` too.
     """
-    entry = Entry(rule, _parse(arguments))
+    entry = Entry(rule, parse_arguments(arguments), own)
     for table, keys in ((FUNCTIONS, functions), (METHODS, methods.split()), (MODULES, modules)):
         for key in keys:
             if key in table:
@@ -91,7 +93,8 @@ def register(
             table[key] = entry  # type: ignore[index]
 
 
-def _parse(arguments: str) -> Mapping[str, Any]:
+def parse_arguments(arguments: str) -> Mapping[str, Any]:
+    """Names and defaults. Raises ``ValueError`` or ``SyntaxError`` for a default that is no literal."""
     parsed: dict[str, Any] = {}
     for word in arguments.split():
         name, _, default = word.partition("=")

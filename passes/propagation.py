@@ -28,13 +28,16 @@ def propagate(traced: Trace, options: Options) -> Facts:
     for node in traced.graph_module.graph.nodes:
         entry = ops.lookup(node, traced.graph_module)
         call = Call(node, traced.graph_module, entry.arguments, facts, options)
-        facts.by_name[node.name] = node
+        facts.by_name[node.name], facts.entries[node.name] = node, entry
         try:
             facts.values[node] = entry.rule.depth(call)
             if node.op != "output" and not agrees(node.meta["val"], facts.values[node], facts.depths.size):
                 raise NoRule("its result has another shape")
         except NoRule as use:
             facts.values[node] = Opaque().because(call, f"is used in a way that is not followed ({use})")
+        except Exception as error:
+            error.add_note(f"while the rule {type(entry.rule).__name__} followed {source(node)}")
+            raise
         for read in node.meta.get("read_as_number", ()):
             for dim in dims_in(facts.values[node]):
                 facts.depths.note(dim, read)  # the Python of the model computed with the present size

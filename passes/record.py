@@ -29,6 +29,7 @@ from torch.fx.node import map_aggregate
 from torch.fx.proxy import Attribute
 
 from conet_fx.errors import TraceError
+from conet_fx.passes import custom
 from conet_fx.passes.inputs import Arguments
 from conet_fx.passes.nodes import attribute, leaves, plain_subclass, source, tensors
 from conet_fx.passes.shapes import RESHAPE_IN_PLACE, Shapes, to_meta
@@ -131,12 +132,15 @@ class Recorder(fx.Tracer):
                 _isinstance_that_sees_values(root),
                 self._wrapped_functions(),
                 _no_autograd_functions(),
+                custom.recording(),
             ):
                 graph = self.trace(root)
         except TraceError:
             raise
         except Exception as error:
             raise TraceError(f"{name} cannot be traced: {type(error).__name__}: {error} ({_line_of(error)})") from error
+        output = graph.output_node()
+        output.meta.update(val=self.shapes.of(output, root, self._operand), source="", scope="")
         own = {name for name, _ in (*self.model.named_parameters(), *self.model.named_buffers())}
         self.constants = {
             str(node.target): attribute(root, str(node.target))
@@ -165,8 +169,9 @@ class Recorder(fx.Tracer):
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         if isinstance(m, _COMPOSITE):
             return self.is_leaf(type(m))
-        fx_says = super().is_leaf_module(m, module_qualified_name)
-        return fx_says or plain_subclass(m) is not type(m) or self.is_leaf(type(m))
+        behaves_like = plain_subclass(m)
+        known = behaves_like is not type(m) or behaves_like in custom.CLASSES or self.is_leaf(type(m))
+        return known or super().is_leaf_module(m, module_qualified_name)
 
     def call_module(
         self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]

@@ -18,12 +18,13 @@ import torch
 from torch import fx, nn
 
 from conet_fx.errors import ResizeError
-from conet_fx.passes import ops
 from conet_fx.passes.call import Facts, Layer, Layout, Path, Tensor
 from conet_fx.passes.depth import Dim, is_fixed
+from conet_fx.passes.info import KEY, annotate
 from conet_fx.passes.islands import Pieces
 from conet_fx.passes.labels import Channels, MarkCall, Marker, Site, match
 from conet_fx.passes.nodes import attribute
+from conet_fx.passes.nodes import source as line_of
 from conet_fx.passes.shapes import undisturbed
 from conet_fx.passes.trace import Trace, graph_module_of
 from conet_fx.passes.verify import verify
@@ -38,7 +39,7 @@ def rewrite(
     scales: Mapping[int, Fraction],
     init: Init = "reset",
     init_fn: Callable[[nn.Module], Any] | None = None,
-) -> nn.Module:
+) -> fx.GraphModule | nn.Module:
     """The traced model with each class of depths in ``scales`` scaled by its factor: a GraphModule, or a copy of the
     caller's module where that could be traced in pieces only.
 
@@ -55,7 +56,12 @@ def rewrite(
     whole: nn.Module = traced.pieces.model if traced.pieces else source
     drafts = _drafts(whole, source, facts, size)
     draft = _draft(source, facts, size, drafts)
-    verify(draft, traced, facts, size)
+    try:
+        verify(draft, traced, facts, size)
+    except ResizeError as error:
+        _note_own_rules(error, traced, facts)
+        raise
+    annotate(draft, facts, size)
     olds = {id(tensor): tensor for tensor in (*whole.parameters(), *whole.buffers())}
     real = {id(drafts[key]): _empty_like(drafts[key], old) for key, old in olds.items()}
     if traced.pieces:
@@ -72,7 +78,7 @@ def rewrite(
         kept = _kept(traced, facts, draft)
         _warn_of_lost_channels(facts, kept, size)
         _inherit(whole, resized, facts, kept)
-        resized.meta = {**getattr(resized, "meta", {}), "conet_fx": {"kept": kept}}  # type: ignore[assignment]
+        resized.meta = {**getattr(resized, "meta", {}), KEY: {"kept": kept}}  # type: ignore[assignment]
     if traced.pieces:
         _try(resized, traced.pieces)
     return resized
@@ -140,6 +146,13 @@ def _try(resized: nn.Module, pieces: Pieces) -> None:
         ) from error
 
 
+def _note_own_rules(error: ResizeError, traced: Trace, facts: Facts) -> None:
+    """Say which operators of the user's own take part, since a rule of one of them may be what is wrong."""
+    own = [line_of(node) for node in traced.graph_module.graph.nodes if facts.entries[node.name].own]
+    if own:
+        error.add_note(f"registered operators take part, look at their rules first: {'; '.join(own)}")
+
+
 def _tensor_path(layer: Layer, layout: Layout) -> str:
     return f"{layer.path}.{layout.name}" if layout.name else layer.path
 
@@ -154,16 +167,22 @@ def _set_attributes(module: nn.Module, layer: Layer | None, size: Callable[[Dim]
 
 
 def _new_graph(graph: fx.Graph, facts: Facts, size: Callable[[Dim], int]) -> fx.Graph:
-    """A copy of the graph whose channel counts are the new ones; nodes keep their names."""
+    """A copy of the graph whose channel counts are the new ones."""
+    new = copied(graph)
+    by_name = {node.name: node for node in new.nodes}
+    for count in facts.literals:
+        _put(by_name[count.node], count.path, size(count.dim))
+    return new
+
+
+def copied(graph: fx.Graph) -> fx.Graph:
+    """The same nodes under the same names, with the same meta data."""
     new = fx.Graph()
     copies: dict[fx.Node, fx.Node] = {}
     for node in graph.nodes:
         copies[node] = new.node_copy(node, lambda n: copies[n])
         if copies[node].name != node.name:
             raise AssertionError(f"node {node.name} was renamed to {copies[node].name}")
-    by_name = {node.name: copies[node] for node in graph.nodes}
-    for count in facts.literals:
-        _put(by_name[count.node], count.path, size(count.dim))
     return new
 
 
@@ -275,7 +294,7 @@ def mark(module: fx.GraphModule, facts: Facts) -> Channels:
     marker = Marker()
     env: dict[fx.Node, Any] = {}
     for node in module.graph.nodes:
-        entry = ops.lookup(node, module)
+        entry = facts.entries[node.name]
         value = facts.values[facts.by_name[node.name]]
         call = MarkCall(node, module, entry.arguments, facts, value, env, marker)
         env[node] = _held(entry.rule.labels(call), value) if facts.moves(value) else None

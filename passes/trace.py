@@ -18,6 +18,7 @@ from conet_fx.passes import islands
 from conet_fx.passes.inputs import Arguments, Inputs
 from conet_fx.passes.modes import recorded
 from conet_fx.passes.nodes import attribute
+from conet_fx.passes.reload import Reload
 from conet_fx.passes.shapes import undisturbed
 
 
@@ -89,6 +90,7 @@ def _with_parts(model: nn.Module, graph: fx.Graph, constants: Mapping[str, Any])
 
 def graph_module_of(parts: Mapping[str, Any], graph: fx.Graph, like: nn.Module) -> fx.GraphModule:
     """A GraphModule of ``graph`` with ``parts`` at their paths; modes and buffer persistence as in ``like``."""
+    graph._tracer_cls = Reload
     graph_module = fx.GraphModule(dict(parts), graph, class_name=type(like).__name__)
     modules = dict(like.named_modules())
     for path, module in graph_module.named_modules():
