@@ -16,13 +16,13 @@ BEGIN, END = "<!-- support: begin -->", "<!-- support: end -->"
 
 HEAD = """# What is followed
 
-Written by `python -m tests.passes.cases` from the catalogue in `tests/passes/cases/`, which is also a test: each line is
-a small network there, whose plan must be this, and on which all invariants are checked (shapes, gradients, costs,
+Written by `python -m tests.passes.cases` from the catalogue in `tests/passes/cases/`, which is also a test: each line
+is a small network there, whose plan must be this, and on which all invariants are checked (shapes, gradients, costs,
 inherited weights).
 
-*may change*: the free channel groups with their sizes, and the steps in which they change where these are not 1; `~` marks
-a group over which some operator normalises or reduces, so that inherited weights keep the function only nearly. *frozen*:
-the groups that keep their size, and why; the network's own outputs (always frozen) are left out.
+*may change*: the free channel groups with their sizes, and the steps in which they change where these are not 1; `~`
+marks a group over which some operator normalises or reduces, so that inherited weights keep the function only nearly.
+*frozen*: the groups that keep their size, and why; the network's own outputs (always frozen) are left out.
 """
 
 
