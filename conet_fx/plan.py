@@ -11,22 +11,26 @@ import dataclasses
 import functools
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import networkx
 import torch
 from torch import fx, nn
 
 from conet_fx.draw import draw, to_dot
+from conet_fx.errors import TraceError
 from conet_fx.explain import explain
+from conet_fx.passes import ops
 from conet_fx.passes.call import Facts, Options
 from conet_fx.passes.constraints import label
 from conet_fx.passes.depth import Dim
 from conet_fx.passes.groups import ChannelGroup, channel_groups, find, scales
 from conet_fx.passes.info import annotate, record
+from conet_fx.passes.inputs import Inputs
+from conet_fx.passes.nodes import attribute
 from conet_fx.passes.propagation import propagate
 from conet_fx.passes.rewrite import rewrite
-from conet_fx.passes.trace import Inputs, Trace, attribute, trace
+from conet_fx.passes.trace import Trace, trace
 
 __all__ = ["ChannelGroup", "ChannelPlan", "Cost", "analyze"]
 
@@ -58,12 +62,15 @@ def analyze(
     Raises ``TypeError`` or ``ValueError`` for bad arguments, :class:`~conet_fx.errors.TraceError` for a model that
     cannot be traced, :class:`~conet_fx.errors.ConstraintError` with ``strict``.
     """
-    traced = trace(model, example_inputs)
+    traced = trace(model, example_inputs, is_leaf=ops.knows, in_pieces=not strict)
     options = Options(tie_concat=tie_concat, strict=strict, resize_linear=resize_linear)
     facts = propagate(traced, options)
     annotate(traced.graph_module, facts, facts.depths.size)
     record(traced.graph_module, facts, options)
-    return ChannelPlan(traced, facts)
+    plan = ChannelPlan(traced, facts)
+    if traced.pieces and not plan.free:
+        raise TraceError(traced.pieces.reason)
+    return plan
 
 
 class ChannelPlan:
@@ -112,7 +119,11 @@ class ChannelPlan:
 
         return Cost(
             params=sum(volume(dims) for dims in self._parameter_shapes),
-            macs=sum(factor * volume(dims) for factor, dims in self.facts.macs),
+            macs=sum(
+                term.factor * volume(term.dims)
+                for term in self.facts.macs
+                if not term.summed or volume(term.summed) > 1
+            ),
         )
 
     # --- changing -------------------------------------------------------------------------------------------
@@ -130,12 +141,15 @@ class ChannelPlan:
         initialisations that a model does in its constructor). ``init="inherit"``: the weights of channels that stay,
         those of largest norm when a group shrinks; new channels enter with zero reader weights and keep the function.
 
+        A model that can be traced in pieces only (``plan.trace.pieces``) gives a copy of the caller's module instead of
+        a GraphModule, with the submodules in ``plan.trace.pieces.paths`` resized inside.
+
         Raises :class:`ResizeError` for an unknown group, a frozen one, a size below its minimum or not a multiple of
         its quantum; ``ValueError`` for an unknown ``init``.
         """
         if init not in ("reset", "inherit"):
             raise ValueError(f"init must be 'reset' or 'inherit', not {init!r}")
-        return rewrite(self.trace, self.facts, scales(self._groups, sizes), init, init_fn)
+        return cast(fx.GraphModule, rewrite(self.trace, self.facts, scales(self._groups, sizes), init, init_fn))
 
     # --- telling --------------------------------------------------------------------------------------------
 

@@ -14,8 +14,9 @@ import torch
 from torch import fx, nn
 
 from conet_fx.passes import ops
+from conet_fx.passes.nodes import leaves, source
 from conet_fx.passes.rules.base import EdgeKind, NodeKind
-from conet_fx.passes.trace import Trace, leaves, source
+from conet_fx.passes.trace import Trace
 
 
 def label(traced: Trace, entries: Mapping[str, ops.Entry] | None = None) -> networkx.MultiDiGraph[str]:

@@ -63,7 +63,7 @@ def channel_groups(facts: Facts) -> dict[int, ChannelGroup]:
             name=first if taken[first] == 1 else f"{first}#{taken[first]}",
             size=size,
             quantum=size // depths.steps(root),
-            minimum=size // depths.steps(root),
+            minimum=size // depths.steps(root) * depths.least(root),
             writers=tuple(paths),
             readers=tuple(readers.get(root, ())),
             whole_readers=tuple(whole.get(root, ())),

@@ -11,10 +11,11 @@ from __future__ import annotations
 import torch
 
 from conet_fx.passes import ops
-from conet_fx.passes.call import Call, Facts, Layout, NoRule, Options
+from conet_fx.passes.call import Call, Facts, Layout, NoRule, Options, dims_in
 from conet_fx.passes.depth import Slot
+from conet_fx.passes.nodes import attribute, source
 from conet_fx.passes.rules import Opaque
-from conet_fx.passes.trace import Trace, attribute, source
+from conet_fx.passes.trace import Trace
 from conet_fx.passes.verify import agrees
 
 
@@ -37,7 +38,15 @@ def propagate(traced: Trace, options: Options) -> Facts:
         except Exception as error:
             error.add_note(f"while the rule {type(entry.rule).__name__} followed {source(node)}")
             raise
+        for read in node.meta.get("read_as_number", ()):
+            for dim in dims_in(facts.values[node]):
+                facts.depths.note(dim, read)  # the Python of the model computed with the present size
     _tie_shared_tensors(traced, facts)
+    if traced.pieces:
+        for count in facts.literals:
+            facts.depths.freeze(
+                count.dim, f"code that cannot be rewritten spells it out: {source(facts.by_name[count.node])}"
+            )
     if not options.resize_linear:
         _freeze_linear(facts)
     return facts

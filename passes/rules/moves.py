@@ -81,8 +81,9 @@ class Stack(Rule):
             raise NoRule("what it stacks is not a list of tensors")
         dims = list(operands[0].dims)
         for other in operands[1:]:
-            for a, b in zip(dims, other.dims, strict=True):
+            for axis, (a, b) in enumerate(zip(dims, other.dims, strict=True)):
                 call.tie(a, b)
+                dims[axis] = b if is_fixed(a) else a
         dims.insert(int(call.number("dim")) % (len(dims) + 1), (len(operands),))
         return Tensor(tuple(dims))
 
@@ -135,19 +136,32 @@ class Split(Rule):
         return [_with(dims, axis, piece) for piece in pieces]
 
 
-class Narrow(Rule):
-    """narrow(dim, start, length) and select(dim, index)."""
+class Select(Rule):
+    """select(dim, index): one position of a dim, which must not hold channels."""
 
     def depth(self, call: Call) -> Value:
         dims, axis = call.dims(), call.axis()
-        if is_fixed(dims[axis]):
-            out = Tensor(tuple((n,) for n in call.shape))
-            keep = dims[:axis] + dims[axis + 1 :] if len(call.shape) < len(dims) else dims
-            return _with(keep, axis, out.dims[axis]) if len(keep) == len(dims) else Tensor(keep)
-        call.freeze(dims[axis], because="takes some channels by number")
-        if len(call.shape) < len(dims):
-            return Tensor(dims[:axis] + dims[axis + 1 :])
-        return _with(dims, axis, (call.shape[axis],))
+        call.freeze(dims[axis], because="takes one channel by its number")
+        return Tensor(dims[:axis] + dims[axis + 1 :])
+
+
+class Narrow(Rule):
+    """narrow(dim, start, length): a slice, whose numbers follow where they are literals or computed from sizes."""
+
+    def depth(self, call: Call) -> Value:
+        dims, axis = call.dims(), call.axis()
+        dim, size = dims[axis], call.size(dims[axis])
+        start, length = call.number("start"), call.number("length")
+        if is_fixed(dim):
+            return _with(dims, axis, (length,))
+        if not isinstance(start, int):
+            raise NoRule("a start that is a tensor")
+        start %= size + 1 if start >= 0 else size
+        given = [call.operand("start"), call.operand("length"), None]
+        before, piece, _ = _cut(call, dim, [start, length, size - start - length], given)
+        call.rewrite("start", before)
+        call.rewrite("length", piece)
+        return _with(dims, axis, piece)
 
 
 class Unbind(Rule):
@@ -171,9 +185,16 @@ class GetItem(Rule):
             return (
                 value[call.number("index")] if isinstance(value, (tuple, list)) else fixed_like(call.node.meta["val"])
             )
+        out = self._place(call, value.dims)
+        if len(out) != len(call.shape) or any(call.size(d) != n for d, n in zip(out, call.shape, strict=True)):
+            raise NoRule("this way of indexing")
+        return Tensor(tuple(out))
+
+    def _place(self, call: Call, dims: tuple[Dim, ...]) -> list[Dim]:
+        """The dims of what the index picks."""
+        index = call.raw("index")
         items, paths = (list(index), True) if isinstance(index, tuple) else ([index], False)
         used = sum(item is not None and item is not Ellipsis for item in items)
-        dims = list(value.dims)
         out: list[Dim] = []
         axis = 0
         tensors: list[int] = []
@@ -196,10 +217,7 @@ class GetItem(Rule):
             else:
                 call.freeze(dims[axis], because="takes one channel by its number")
                 axis += 1
-        out += dims[axis:]
-        if len(out) != len(call.shape) or any(call.size(d) != n for d, n in zip(out, call.shape, strict=True)):
-            raise NoRule("this way of indexing")
-        return Tensor(tuple(out))
+        return [*out, *dims[axis:]]
 
     def labels(self, call: MarkCall) -> Any:
         if isinstance(call.raw("input").meta["val"], torch.Tensor):
@@ -208,8 +226,7 @@ class GetItem(Rule):
 
     def _slice(self, call: Call, dim: Dim, item: slice, where: tuple[int, ...]) -> Dim:
         size = call.size(dim)
-        bounds = slice(*(call.concrete(a) for a in (item.start, item.stop, item.step)))
-        start, stop, step = bounds.indices(size)
+        start, stop, step = call.concrete(item).indices(size)
         if step < 1:
             raise NoRule("a slice with a step that is not positive")
         stop = max(start, stop)
@@ -234,6 +251,48 @@ class GetItem(Rule):
         if item.stop is not None:
             call.rewrite("index", (*before, *piece), *where, "stop")
         return piece
+
+
+class SetItem(GetItem):
+    """``x[...] = value``: the value has the dims of the place that it is written to, or broadcasts to them.
+
+    The node has no result; its value here is a list of the dims of that place.
+    """
+
+    def depth(self, call: Call) -> Value:
+        dims = call.dims()
+        place = self._place(call, dims)
+        picked = torch.empty([call.size(dim) for dim in dims], device="meta")[_indices(call)]
+        if tuple(picked.shape) != tuple(call.size(dim) for dim in place):
+            raise NoRule("this way of indexing")
+        value = call.operand("value")
+        if isinstance(value, Tensor):
+            for here, there in zip(reversed(place), reversed(value.dims), strict=False):
+                if call.size(there) == 1 != call.size(here):
+                    call.freeze(there, because="broadcasts one channel")
+                else:
+                    call.tie(here, there)
+        return [Tensor(tuple(place))]
+
+    def labels(self, call: MarkCall) -> Any:
+        (place,) = call.result
+        index = call.number("index")
+        into = call.moved_by(lambda labels: labels[index], place)
+        shape = call.shape("value")
+        for dim, field in call.fields_of(call.raw("value")).items():
+            axis = dim + len(place.dims) - len(shape)
+            if axis in into and into[axis].shape[axis] == field.shape[dim]:
+                call.marker.link(into[axis], field.reshape((1,) * (into[axis].ndim - field.ndim) + field.shape))
+        return None
+
+
+def _indices(call: Call) -> Any:
+    """The present index. Raises ``NoRule`` for a mask, which picks as many as its data says."""
+    index = call.concrete(call.raw("index"))
+    for item in index if isinstance(index, (tuple, list)) else [index]:
+        if isinstance(item, torch.Tensor):
+            raise NoRule("writes where an index tensor says")
+    return tuple(index) if isinstance(index, list) else index
 
 
 def _frozen(call: Call, dim: Dim, length: int) -> Dim:
@@ -264,6 +323,9 @@ class Squeeze(Rule):
         axes = range(len(dims)) if axes is None else [axes] if isinstance(axes, int) else axes
         gone = {axis % len(dims) for axis in axes if call.size(dims[axis % len(dims)]) == 1}
         call.freeze(*(dims[axis] for axis in gone), because="removes the channel dim of one channel")
+        for axis in axes:
+            if axis % len(dims) not in gone:
+                call.depths.at_least(dims[axis % len(dims)], 2)  # a single channel would lose its dim
         return Tensor(tuple(dim for axis, dim in enumerate(dims) if axis not in gone))
 
 
@@ -427,8 +489,9 @@ class Expand(Rule):
 
     def labels(self, call: MarkCall) -> Any:
         fields = call.fields()
-        shift = len(call.out) - len(call.shape())
-        kept = {d: f for d, f in fields.items() if call.shape()[d] == call.out[d + shift]}
+        before, after = call.traced_shape(call.raw("input")), call.traced_out
+        shift = len(after) - len(before)
+        kept = {d: f for d, f in fields.items() if before[d] == after[d + shift]}
         out = {d + shift: f.reshape((1,) * shift + f.shape) for d, f in kept.items()}
         other = call._arguments.get("other")
         like = {d: f for d, f in call.fields_of(other).items() if d not in out} if other is not None else {}

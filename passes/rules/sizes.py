@@ -19,8 +19,10 @@ class Shape(Rule):
 
     def depth(self, call: Call) -> Value:
         name = call.raw("name") if "name" in call._arguments else "shape"
-        if name in _FIELDS and isinstance(items := call.operand("input"), (tuple, list)):
-            return items[_FIELDS[name]]
+        items = call.operand("input")
+        place = _place(call.raw("input"), name) if isinstance(items, (tuple, list)) else None
+        if place is not None:
+            return items[place]
         dims = call.dims()
         if name == "shape":
             which = call.number("dim") if "dim" in call._arguments else None
@@ -33,12 +35,22 @@ class Shape(Rule):
 
     def labels(self, call: MarkCall) -> Any:
         name = call._arguments.get("name")
-        if name in _FIELDS and isinstance(call.result, Tensor):
-            return call.item("input", _FIELDS[name])
+        place = _place(call.raw("input"), name) if isinstance(name, str) else None
+        if place is not None:
+            return call.item("input", place)
         return call.moved() if isinstance(call.result, Tensor) else None
 
 
-_FIELDS = {"values": 0, "indices": 1}  # of what torch.max, sort and the like return
+def _place(owner: Any, name: str) -> int | None:
+    """Where the field ``name`` stands in what ``owner`` gives: a named tuple, a data class, what torch.max returns."""
+    val = owner.meta["val"]
+    if dataclasses.is_dataclass(val):
+        names = [field.name for field in dataclasses.fields(val)]
+    elif isinstance(owner.target, type):
+        names = list(getattr(owner.target, "_fields", ()))
+    else:
+        names = ["values", "indices"] if isinstance(val, tuple) else []
+    return names.index(name) if name in names else None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +62,8 @@ class Arithmetic(Summation):
     def _on_numbers(self, call: Call) -> Value:
         values = [call.value(a) for a in call.node.args]
         if len(values) != 2 or not all(isinstance(v, Int) for v in values) or all(is_fixed(v.dim) for v in values):
-            if self.name == "other" or all(is_fixed(d) for d in dims_in(values)):
+            real = isinstance(call.node.meta["val"], float)
+            if (self.name == "other" and real) or all(is_fixed(d) for d in dims_in(values)):
                 for dim in dims_in(values):
                     call.mixes(dim)  # a factor such as 1 / sqrt(channels)
                 return fixed_like(call.node.meta["val"])

@@ -6,6 +6,7 @@ plan promises: sizes, costs, gradients, and that inherited weights keep the func
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import random
 import warnings
@@ -14,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import fx, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 import conet_fx
@@ -126,27 +128,58 @@ def check_identity(model: nn.Module, plan: ChannelPlan, inputs: Any) -> None:
     resized = plan.resize({}, init="inherit")
     for positions in resized.meta["conet_fx"]["kept"].values():
         assert torch.equal(positions, torch.arange(len(positions)))
-    assert list(resized.state_dict()) == list(plan.trace.graph_module.state_dict())
-    assert set(resized.state_dict()) <= set(model.state_dict()) | set(plan.trace.graph_module.state_dict())
-    for module in (plan.trace.graph_module, resized):
-        expected, got = outputs(model, inputs), outputs(module, inputs)
+    source = origin(plan, model, resized)
+    assert list(resized.state_dict()) == list(source.state_dict())
+    assert set(resized.state_dict()) <= set(model.state_dict()) | set(source.state_dict())
+    training = model.training and plan.trace.mode_dependent
+    expected = outputs(model, inputs, training)
+    for module in (source, resized) if source is not model else (resized,):
+        got = outputs(module, inputs, training)
         assert len(expected) == len(got)
         assert all(torch.equal(a, b) for a, b in zip(expected, got, strict=True))
 
 
-def check_resized(plan: ChannelPlan, sizes: Mapping[str, int], inputs: Any) -> None:
-    """The resized module runs forward and backward in both modes, and costs what the plan says."""
+def origin(plan: ChannelPlan, model: nn.Module, resized: nn.Module) -> nn.Module:
+    """What ``resized`` was made from: the traced module, or ``model`` where the result is of the user's class."""
+    return plan.trace.graph_module if isinstance(resized, fx.GraphModule) else model
+
+
+def check_resized(
+    plan: ChannelPlan, sizes: Mapping[str, int], inputs: Any, expected: Mapping[bool, set[str]] | None = None
+) -> None:
+    """The resized module runs forward and backward in both modes, and costs what the plan says.
+
+    ``expected``: :func:`trained_parameters` of the original, where the caller has them already.
+    """
     resized = plan.resize(sizes)
-    resized.graph.lint()
+    if isinstance(resized, fx.GraphModule):
+        resized.graph.lint()
     cost = plan.cost(sizes)
     assert sum(p.numel() for p in resized.parameters()) == cost.params, sizes
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        call(copy.deepcopy(resized).train(plan.trace.graph_module.training), inputs)
+    if expected is None:
+        expected = trained_parameters(plan, plan.trace.graph_module, inputs)
+    with counting() as counter, torch.no_grad():
+        call(copy.deepcopy(resized), inputs)
     assert counter.get_total_flops() // 2 == cost.macs, sizes
-    modes = (plan.trace.graph_module.training,) if plan.trace.mode_dependent else (False, True)
-    for training in modes:
-        expected = gradients(plan.trace.graph_module, inputs, training)
-        assert gradients(resized, inputs, training) == expected, sizes
+    for training, names in expected.items():
+        assert gradients(resized, inputs, training) == names, sizes
+
+
+def trained_parameters(plan: ChannelPlan, module: nn.Module, inputs: Any) -> dict[bool, set[str]]:
+    """The parameters that get a gradient in eval (False) and train (True) mode, for the modes that the plan is of."""
+    modes = (module.training,) if plan.trace.mode_dependent else (False, True)
+    return {training: gradients(module, inputs, training) for training in modes}
+
+
+@contextlib.contextmanager
+def counting() -> Iterator[FlopCounterMode]:
+    """Counts all products, also those of attention: the counter does not know its fused kernels on every device."""
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+            yield counter
+    finally:
+        torch.backends.mha.set_fastpath_enabled(True)
 
 
 def check_growing_keeps_the_function(model: nn.Module, plan: ChannelPlan, inputs: Any, seed: int) -> None:
@@ -159,7 +192,7 @@ def check_shrinking_masks(model: nn.Module, plan: ChannelPlan, inputs: Any, seed
     """A shrunken module equals the original whose readers ignore the channels that went."""
     sizes = random_sizes([g for g in plan.free if not g.mixed_by], 0.3, 1, seed)
     resized = inherited(plan, sizes)
-    close(resized, masked(plan, resized), inputs)
+    close(resized, masked(plan, resized, model), inputs)
 
 
 def inherited(plan: ChannelPlan, sizes: Mapping[str, int]) -> fx.GraphModule:
@@ -170,9 +203,9 @@ def inherited(plan: ChannelPlan, sizes: Mapping[str, int]) -> fx.GraphModule:
 
 
 @torch.no_grad()
-def masked(plan: ChannelPlan, resized: fx.GraphModule) -> fx.GraphModule:
-    """The traced module with zero weights wherever it reads a channel that ``resized`` does not have."""
-    module = copy.deepcopy(plan.trace.graph_module)
+def masked(plan: ChannelPlan, resized: nn.Module, model: nn.Module) -> nn.Module:
+    """The original with zero weights wherever it reads a channel that ``resized`` does not have."""
+    module = copy.deepcopy(origin(plan, model, resized))
     kept = resized.meta["conet_fx"]["kept"]
     for path, role in plan.facts.reading:
         if (path, role) not in kept:
@@ -186,6 +219,8 @@ def masked(plan: ChannelPlan, resized: fx.GraphModule) -> fx.GraphModule:
         assert len(set(stayed)) == len(stayed)
         if isinstance(owner, torch.Tensor):
             zero_others(owner, int(role), positions)
+        elif isinstance(owner, nn.MultiheadAttention):
+            zero_others(attention_weight(owner, role), 1, positions)
         elif isinstance(owner, nn.Linear):
             zero_others(owner.weight, 1, positions)
         elif owner.transposed:
@@ -206,7 +241,20 @@ def width(module: nn.Module, path: str, role: str) -> int:
         owner = getattr(owner, name)
     if isinstance(owner, torch.Tensor):
         return owner.shape[int(role)]
+    if isinstance(owner, nn.MultiheadAttention):
+        return attention_weight(owner, role).shape[1]
     return int(owner.in_features if isinstance(owner, nn.Linear) else owner.in_channels)
+
+
+def attention_weight(owner: nn.MultiheadAttention, role: str) -> torch.Tensor:
+    """The weight whose columns read what comes in (from queries, keys, values) or out of the heads."""
+    if role == "heads":
+        return owner.out_proj.weight
+    packed = {"in": owner.in_proj_weight}
+    separate = {"in": owner.q_proj_weight, "key": owner.k_proj_weight, "value": owner.v_proj_weight}
+    weight = (packed if owner.in_proj_weight is not None else separate)[role]
+    assert isinstance(weight, torch.Tensor)
+    return weight
 
 
 def zero_others(weight: torch.Tensor, axis: int, kept: torch.Tensor) -> None:
@@ -226,10 +274,17 @@ def close(a: nn.Module, b: nn.Module, inputs: Any) -> None:
 
 
 @torch.no_grad()
-def outputs(module: nn.Module, inputs: Any) -> list[torch.Tensor]:
-    """Output tensors in eval mode; the module is left as it was."""
+def outputs(module: nn.Module, inputs: Any, training: bool = False) -> list[torch.Tensor]:
+    """Output tensors in eval (or train) mode; the module is left as it was."""
     torch.manual_seed(0)
-    return list(tensors(call(copy.deepcopy(module).eval(), inputs)))
+    if training:  # running statistics change
+        return list(tensors(call(copy.deepcopy(module).train(), inputs)))
+    modes = {part: part.training for part in module.modules()}
+    try:
+        return list(tensors(call(module.eval(), inputs)))
+    finally:
+        for part, mode in modes.items():
+            part.training = mode
 
 
 def gradients(module: nn.Module, inputs: Any, training: bool) -> set[str]:
