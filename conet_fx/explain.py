@@ -81,9 +81,9 @@ def _notes(plan: ChannelPlan) -> list[str]:
         notes.append(f"The model takes other paths in train than in eval mode; this plan is of its {mode} mode.")
     if plan.trace.pieces:
         pieces = plan.trace.pieces
-        notes.append(f"The model cannot be traced as a whole: {pieces.reason}")
-        notes.append(f"It was traced in pieces, whose borders are frozen: {', '.join(pieces.paths)}")
-        notes += (f"  not traced: {path}: {why}" for path, why in pieces.opaque.items())
+        notes.append(f"The model cannot be traced as a whole ({pieces.reason}).")
+        notes.append(f"It was traced in pieces: {', '.join(pieces.paths)}.")
+        notes += (f"Not traced: {path} ({why})." for path, why in pieces.opaque.items())
     mixed = [(group.name, operator) for group in plan.free for operator in group.mixed_by]
     if mixed:
         notes.append("Operators that mix channels, so that inherited weights keep the function only nearly:")

@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
 import torch
@@ -27,18 +27,18 @@ from conet_fx.passes.constraints import kinds
 from conet_fx.passes.groups import ChannelGroup, channel_groups, scales
 from conet_fx.passes.info import KEY, ChannelInfo, annotate, record
 from conet_fx.passes.inputs import Inputs
-from conet_fx.passes.nodes import attribute
+from conet_fx.passes.nodes import attribute, source
 from conet_fx.passes.propagation import propagate
 from conet_fx.passes.rewrite import Init, copied, rewrite
+from conet_fx.passes.shapes import Shapes, to_meta, undisturbed
 from conet_fx.passes.trace import Trace, graph_module_of
-from conet_fx.passes.verify import find_shapes
 
 _TORCH = os.path.dirname(os.path.abspath(torch.__file__)) + os.sep
 Sizes = Mapping[str, int] | Callable[[tuple[ChannelGroup, ...]], Mapping[str, int]]
 
 
 class ShapePass(PassBase):
-    """Leaves the shape of every value in ``node.meta["val"]``, from a run on meta tensors.
+    """Leaves the shape of every value in ``node.meta["val"]``, from a run that computes nothing.
 
     ``example_inputs``: a tensor, a tuple of positional or a dict of keyword inputs. Raises what the graph raises.
     """
@@ -52,9 +52,21 @@ class ShapePass(PassBase):
         _positional(graph_module, self._inputs)
 
     def call(self, graph_module: fx.GraphModule) -> PassResult:
-        for node in graph_module.graph.nodes:
-            node.meta.pop("val", None)
-        find_shapes(graph_module, _positional(graph_module, self._inputs))
+        given = graph_module.graph.process_inputs(*_positional(graph_module, self._inputs))
+        placeholders = graph_module.graph.find_nodes(op="placeholder")
+        values = dict(zip(placeholders, _by_placeholder(placeholders, given), strict=True))
+        device = next((t.device for t in (*graph_module.parameters(), *graph_module.buffers())), torch.device("cpu"))
+        shapes = Shapes(device)
+        with undisturbed():
+            for node in graph_module.graph.nodes:
+                if node.op == "placeholder":
+                    node.meta["val"] = map_aggregate(values[node], to_meta)
+                elif node.op != "output":
+                    try:
+                        node.meta["val"] = shapes.of(node, graph_module, lambda n: n.meta["val"])
+                    except Exception as error:
+                        error.add_note(f"while running {source(node)} without data")
+                        raise
         return PassResult(graph_module, False)
 
     def ensures(self, graph_module: fx.GraphModule) -> None:
@@ -179,16 +191,12 @@ def _analysis(graph_module: fx.GraphModule, options: Options) -> tuple[Trace, Fa
     """The facts about a copy of the graph, whose meta data are put in our own form; names of nodes are the same."""
     graph = copied(graph_module.graph)
     for node in graph.nodes:
-        node.meta["val"] = map_aggregate(node.meta.get("val"), _to_meta)
+        node.meta["val"] = map_aggregate(node.meta.get("val"), to_meta)
         node.meta.setdefault("source", _last_line(node.stack_trace or ""))
     parts = {n.target: attribute(graph_module, n.target) for n in graph.nodes if n.op in ("call_module", "get_attr")}
     inputs = tuple(str(node.target) for node in graph.nodes if node.op == "placeholder")
     traced = Trace(graph_module_of(parts, graph, like=graph_module), inputs, mode_dependent=False)
     return traced, propagate(traced, options)
-
-
-def _to_meta(a: Any) -> Any:
-    return torch.empty(a.shape, dtype=a.dtype, device="meta") if isinstance(a, torch.Tensor) else a
 
 
 def _last_line(stack: str) -> str:
@@ -216,6 +224,19 @@ def _positional(graph_module: fx.GraphModule, inputs: Inputs) -> tuple[Any, ...]
     if not required <= len(given) <= len(nodes) and not any(name.startswith("*") for name in names):
         raise TypeError(f"the graph takes {', '.join(names)}, but example_inputs are {len(given)}")
     return given
+
+
+def _by_placeholder(placeholders: Sequence[fx.Node], given: Sequence[Any]) -> list[Any]:
+    """The value of each placeholder: what is given, all that is left for ``*args``, else its default."""
+    values: list[Any] = []
+    for index, node in enumerate(placeholders):
+        if str(node.target).startswith("**"):
+            values.append({})
+        elif str(node.target).startswith("*"):
+            values.append(tuple(given[index:]))
+        else:
+            values.append(given[index] if index < len(given) else node.args[0])
+    return values
 
 
 def _check_graph_module(graph_module: object) -> None:

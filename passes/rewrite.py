@@ -84,6 +84,13 @@ def rewrite(
     return resized
 
 
+def _note_own_rules(error: ResizeError, traced: Trace, facts: Facts) -> None:
+    """Say which operators of the user's own take part, since a rule of one of them may be what is wrong."""
+    own = [line_of(node) for node in traced.graph_module.graph.nodes if facts.entries[node.name].own]
+    if own:
+        error.add_note(f"registered operators take part, look at their rules first: {'; '.join(own)}")
+
+
 def _drafts(whole: nn.Module, source: fx.GraphModule, facts: Facts, size: Callable[[Dim], int]) -> dict[int, Any]:
     """Meta tensors of the new shapes for all parameters and buffers, by the id of the old ones: a memo for deepcopy."""
     shapes: dict[int, tuple[int, ...]] = {}
@@ -144,13 +151,6 @@ def _try(resized: nn.Module, pieces: Pieces) -> None:
             f"{type(resized).__name__} does not run at the new sizes ({type(error).__name__}: {error}). It was traced "
             "in pieces, and the code between them depends on a channel count: keep the groups there as they are"
         ) from error
-
-
-def _note_own_rules(error: ResizeError, traced: Trace, facts: Facts) -> None:
-    """Say which operators of the user's own take part, since a rule of one of them may be what is wrong."""
-    own = [line_of(node) for node in traced.graph_module.graph.nodes if facts.entries[node.name].own]
-    if own:
-        error.add_note(f"registered operators take part, look at their rules first: {'; '.join(own)}")
 
 
 def _tensor_path(layer: Layer, layout: Layout) -> str:

@@ -15,8 +15,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from conet_fx.errors import ResizeError
 from conet_fx.passes.call import Facts, Int, Tensor, Value
 from conet_fx.passes.depth import Dim
-from conet_fx.passes.nodes import source, tensors
-from conet_fx.passes.shapes import Shapes, to_meta, undisturbed
+from conet_fx.passes.nodes import source
+from conet_fx.passes.shapes import Shapes, undisturbed
 from conet_fx.passes.trace import Trace
 
 
@@ -92,22 +92,3 @@ def _shape(value: Value, size: Callable[[Dim], int]) -> Any:
     if isinstance(value, Int):
         return size(value.dim)
     return [_shape(v, size) for v in value] if isinstance(value, (tuple, list)) else value
-
-
-def find_shapes(module: fx.GraphModule, inputs: tuple[Any, ...]) -> None:
-    """Leave the result of each node on ``inputs``, as a meta tensor, in ``meta["val"]``. Nothing is computed.
-
-    Raises whatever an operator raises, with a note that says which.
-    """
-    shapes = Shapes(next((t.device for t in tensors(inputs)), torch.device("cpu")))
-    given = iter(inputs)
-    with undisturbed():
-        for node in module.graph.nodes:
-            if node.op == "placeholder":
-                node.meta["val"] = map_aggregate(next(given, *node.args), to_meta)
-            else:
-                try:
-                    node.meta["val"] = shapes.of(node, module, lambda n: n.meta["val"])
-                except Exception as error:
-                    error.add_note(f"while looking for the shape of {source(node)}")
-                    raise
