@@ -12,19 +12,22 @@ import difflib
 import functools
 from collections.abc import Callable, Mapping
 from fractions import Fraction
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import networkx
 import torch
 from torch import fx, nn
 
-from conet_fx.errors import ResizeError
+from conet_fx.errors import ResizeError, TraceError
+from conet_fx.passes import ops
 from conet_fx.passes.call import Facts, Options
 from conet_fx.passes.constraints import label
 from conet_fx.passes.depth import Dim
+from conet_fx.passes.inputs import Inputs
+from conet_fx.passes.nodes import attribute
 from conet_fx.passes.propagation import propagate
 from conet_fx.passes.rewrite import rewrite
-from conet_fx.passes.trace import Inputs, Trace, attribute, trace
+from conet_fx.passes.trace import Trace, trace
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,9 +80,12 @@ def analyze(
     Raises ``TypeError`` or ``ValueError`` for bad arguments, :class:`~conet_fx.errors.TraceError` for a model that
     cannot be traced, :class:`~conet_fx.errors.ConstraintError` with ``strict``.
     """
-    traced = trace(model, example_inputs)
+    traced = trace(model, example_inputs, is_leaf=ops.knows, in_pieces=not strict)
     facts = propagate(traced, Options(tie_concat=tie_concat, strict=strict, resize_linear=resize_linear))
-    return ChannelPlan(traced, facts)
+    plan = ChannelPlan(traced, facts)
+    if traced.pieces and not plan.free:
+        raise TraceError(traced.pieces.reason)
+    return plan
 
 
 class ChannelPlan:
@@ -133,7 +139,11 @@ class ChannelPlan:
 
         return Cost(
             params=sum(volume(dims) for dims in self._parameter_shapes),
-            macs=sum(factor * volume(dims) for factor, dims in self.facts.macs),
+            macs=sum(
+                term.factor * volume(term.dims)
+                for term in self.facts.macs
+                if not term.summed or volume(term.summed) > 1
+            ),
         )
 
     # --- changing -------------------------------------------------------------------------------------------
@@ -151,12 +161,15 @@ class ChannelPlan:
         initialisations that a model does in its constructor). ``init="inherit"``: the weights of channels that stay,
         those of largest norm when a group shrinks; new channels enter with zero reader weights and keep the function.
 
+        A model that can be traced in pieces only (``plan.trace.pieces``) gives a copy of the caller's module instead of
+        a GraphModule, with the submodules in ``plan.trace.pieces.paths`` resized inside.
+
         Raises :class:`ResizeError` for an unknown group, a frozen one, a size below its minimum or not a multiple of
         its quantum; ``ValueError`` for an unknown ``init``.
         """
         if init not in ("reset", "inherit"):
             raise ValueError(f"init must be 'reset' or 'inherit', not {init!r}")
-        return rewrite(self.trace, self.facts, self._scales(sizes), init, init_fn)
+        return cast(fx.GraphModule, rewrite(self.trace, self.facts, self._scales(sizes), init, init_fn))
 
     def _scales(self, sizes: Mapping[str, int]) -> dict[int, Fraction]:
         """The factor of each class of depths. Raises :class:`ResizeError` for sizes that the groups do not allow."""
@@ -192,6 +205,11 @@ class ChannelPlan:
         if self.trace.mode_dependent:
             mode = "train" if self.trace.graph_module.training else "eval"
             lines.append(f"The model takes other paths in train than in eval mode; this plan is of its {mode} mode.")
+        if self.trace.pieces:
+            pieces = self.trace.pieces
+            lines.append(f"The model cannot be traced as a whole ({pieces.reason}).")
+            lines.append(f"It was traced in pieces: {', '.join(pieces.paths)}.")
+            lines += [f"Not traced: {path} ({why})." for path, why in pieces.opaque.items()]
         for group in free:
             step = f", multiple of {group.quantum}" if group.quantum > 1 else ""
             lines.append(f"  {group.name}: {group.size} channels{step}")

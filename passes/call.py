@@ -15,7 +15,7 @@ import torch
 from torch import fx, nn
 
 from conet_fx.passes.depth import Depths, Dim, is_fixed
-from conet_fx.passes.trace import leaves, source
+from conet_fx.passes.nodes import leaves, source
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -34,7 +34,7 @@ class Int:
 
 Value = Any  # Tensor, Int, a tuple or list of values, or a plain Python value
 Path = tuple[str | int, ...]
-Kind = Literal["conv", "linear", "depthwise", "norm", "parameter"]
+Kind = Literal["conv", "linear", "depthwise", "norm", "attention", "parameter"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +53,10 @@ class Layout:
 
 @dataclasses.dataclass
 class Layer:
-    """A module (or a bare parameter) with its dims by role: "in" and "out", or an axis number."""
+    """A module (or a bare parameter) with its dims by role: "in" and "out", or an axis number.
+
+    ``tensors`` and ``attributes`` are named from the module; a dotted name is that of a part of it.
+    """
 
     path: str
     kind: Kind
@@ -71,12 +74,24 @@ class ChannelCount:
     dim: Dim
 
 
+@dataclasses.dataclass(frozen=True)
+class Macs:
+    """``factor`` times the product of ``dims`` multiply-adds.
+
+    None where all of ``summed``, if it is given, are 1: einsum then multiplies element by element.
+    """
+
+    factor: int
+    dims: tuple[Dim, ...]
+    summed: tuple[Dim, ...] = ()
+
+
 @dataclasses.dataclass
 class Facts:
     """What the propagation finds out, beside the depths themselves.
 
-    ``literals`` are integers in the graph that are channel counts; ``macs`` are terms (factor, dims) whose products
-    add up to the multiply-adds; ``writers`` and ``readers`` hold output and input dims of dense layers by module path;
+    ``literals`` are integers in the graph that are channel counts; ``macs`` are terms that add up to
+    the multiply-adds; ``writers`` and ``readers`` hold output and input dims of dense layers by module path;
     ``linear`` are the writers that are linear layers; ``reading`` are the sites (layer, role) along which a weight is
     summed with its input; ``unknown`` lists operators that were not followed.
     """
@@ -85,7 +100,7 @@ class Facts:
     values: dict[fx.Node, Value] = dataclasses.field(default_factory=dict)
     layers: dict[str, Layer] = dataclasses.field(default_factory=dict)
     literals: list[ChannelCount] = dataclasses.field(default_factory=list)
-    macs: list[tuple[int, tuple[Dim, ...]]] = dataclasses.field(default_factory=list)
+    macs: list[Macs] = dataclasses.field(default_factory=list)
     writers: dict[str, Dim] = dataclasses.field(default_factory=dict)
     readers: dict[str, Dim] = dataclasses.field(default_factory=dict)
     linear: set[str] = dataclasses.field(default_factory=set)
@@ -157,6 +172,8 @@ class Call:
             return argument.meta["val"]
         if isinstance(argument, (tuple, list)):
             return [self.concrete(a) for a in argument]
+        if isinstance(argument, slice):
+            return slice(*(self.concrete(a) for a in (argument.start, argument.stop, argument.step)))
         return argument
 
     def number(self, name: str) -> Any:
@@ -199,6 +216,8 @@ class Call:
 
     def tie(self, a: Dim, b: Dim) -> None:
         """Keep two dims equal. Raises ``NoRule`` where they are not equal now."""
+        if a == b:
+            return
         if self.size(a) != self.size(b):
             raise NoRule(f"{self.size(a)} and {self.size(b)} channels meet")
         self.depths.tie(a, b, f"meets channels of a fixed number in {self.why}")
@@ -244,9 +263,9 @@ class Call:
             self.tie(known.dims[role], dim)
         return known
 
-    def count(self, factor: int, *dims: Dim) -> None:
-        """The operator costs ``factor`` times the product of the dims in multiply-adds."""
-        self.facts.macs.append((factor, dims))
+    def count(self, factor: int, *dims: Dim, summed: tuple[Dim, ...] = ()) -> None:
+        """The operator costs ``factor`` times the product of the dims in multiply-adds (:class:`Macs`)."""
+        self.facts.macs.append(Macs(factor, dims, summed))
 
 
 class NoRule(Exception):
@@ -259,8 +278,11 @@ _OTHER_NAMES = {  # of keyword arguments that torch spells in several ways
     "sizes": ("split_size_or_sections", "split_size", "split_sizes", "size", "repeats"),
     "factor": ("upscale_factor", "downscale_factor"),
     "dims": ("dim",),
-    "input": ("self", "x"),
+    "input": ("self", "x", "a"),
+    "other": ("mat2", "vec", "tensor", "b"),
     "tensors": ("input",),
+    "first": ("batch1", "mat1", "mat"),
+    "second": ("batch2", "mat2", "vec"),
 }
 
 

@@ -12,7 +12,8 @@ import torch
 from torch import fx
 
 from conet_fx.passes import ops
-from conet_fx.passes.trace import Trace, leaves, source
+from conet_fx.passes.nodes import leaves, source
+from conet_fx.passes.trace import Trace
 
 
 def label(traced: Trace) -> networkx.MultiDiGraph[str]:

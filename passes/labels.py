@@ -168,6 +168,10 @@ class MarkCall:
             raise AssertionError(f"{argument.name} has labels along {list(fields)}, expected {sorted(expected)}")
         return fields
 
+    def labels_of(self, node: fx.Node) -> Any:
+        """What is known of a node, whatever it gives."""
+        return self._env[node]
+
     def items(self, name: str) -> list[tuple[Fields, tuple[int, ...]]]:
         """Labels and shape of each tensor in a list operand, also where the graph holds the list (``x.chunk(2)``)."""
         operands = self._arguments[name]
@@ -221,14 +225,18 @@ class MarkCall:
     def moved(self, name: str = "input") -> Any:
         """Labels after an operator that only moves data: it is executed on the labels of each channel axis."""
         operand = self._arguments[name]
+        return self.moved_by(lambda labels: self._execute(operand, labels), self.result, name)
+
+    def moved_by(self, move: Callable[[torch.Tensor], Any], result: Any, name: str = "input") -> Any:
+        """Labels of ``result``, to which ``move`` takes the labels of each channel axis of the operand."""
         shape = self.shape(name)
-        given = self.facts.values[self._twin(operand)]
+        given = self.facts.values[self._twin(self._arguments[name])]
         results: list[tuple[list[int], Any]] = []
         for dim, field in self.fields(name).items():
             depths = self.facts.depths.roots(given.dims[dim])
             places = self.spread(torch.arange(shape[dim], dtype=torch.float64), dim, len(shape)) * _PLACE
-            results.append((depths, self._execute(operand, (field + places).expand(shape))))
-        return self._assign(self.result, results)
+            results.append((depths, move((field + places).expand(shape))))
+        return self._assign(result, results)
 
     def _twin(self, node: fx.Node) -> fx.Node:
         return self.facts.by_name[node.name]

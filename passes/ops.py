@@ -24,8 +24,8 @@ from torch import fx, nn
 from torch.nn.utils import parametrize
 
 from conet_fx.passes import rules
+from conet_fx.passes.nodes import plain_subclass
 from conet_fx.passes.rules import Rule
-from conet_fx.passes.trace import plain_subclass
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,6 +45,7 @@ OUTPUT = Entry(rules.Output(), _NO_ARGUMENTS)
 INPUT = Entry(rules.Input(), _NO_ARGUMENTS)
 PARAMETER = Entry(rules.Parameter(), _NO_ARGUMENTS)
 OPAQUE = Entry(rules.Opaque(), _NO_ARGUMENTS)
+RECORD = Entry(rules.Record(), _NO_ARGUMENTS)
 
 
 def lookup(node: fx.Node, root: nn.Module) -> Entry:
@@ -60,7 +61,14 @@ def lookup(node: fx.Node, root: nn.Module) -> Entry:
         return OPAQUE if parametrize.is_parametrized(module) else MODULES.get(plain_subclass(module), OPAQUE)
     if node.op == "call_method":
         return METHODS.get(str(node.target), OPAQUE)
+    if isinstance(node.target, type) and (dataclasses.is_dataclass(node.target) or hasattr(node.target, "_fields")):
+        return RECORD
     return FUNCTIONS.get(node.target, OPAQUE)  # type: ignore[arg-type]
+
+
+def knows(target: Any) -> bool:
+    """True for a function or a class of modules that stands in the table."""
+    return target in (MODULES if isinstance(target, type) and issubclass(target, nn.Module) else FUNCTIONS)
 
 
 def register(
@@ -110,6 +118,11 @@ register(rules.ChannelNorm("num_features", spatial=3), modules=[nn.InstanceNorm3
 register(rules.ChannelNorm("num_channels", mixes=True), modules=[nn.GroupNorm])
 register(rules.ChannelNorm("num_parameters"), modules=[nn.PReLU])
 register(rules.LayerNorm(), modules=[nn.LayerNorm, nn.RMSNorm])
+register(
+    rules.MultiheadAttention(),
+    "query key value key_padding_mask need_weights=True attn_mask",
+    modules=[nn.MultiheadAttention],
+)
 
 _CONV_ARGUMENTS = "input weight bias=None stride=1 padding=0 dilation=1 groups=1"
 register(rules.FunctionalConvolution(1), _CONV_ARGUMENTS, functions=[F.conv1d])
@@ -160,7 +173,7 @@ register(
         nn.Identity, nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU, nn.Mish, nn.Softplus,
         nn.Softsign, nn.Hardtanh, nn.Hardswish, nn.Hardsigmoid, nn.LogSigmoid, nn.Sigmoid, nn.Tanh, nn.Threshold,
         nn.Tanhshrink, nn.Softshrink, nn.Hardshrink, nn.RReLU, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d,
-        nn.AlphaDropout, nn.FeatureAlphaDropout,
+        nn.AlphaDropout, nn.FeatureAlphaDropout, torchvision.ops.StochasticDepth,
     ],
 )  # fmt: skip
 register(
@@ -200,7 +213,9 @@ register(
         torch.cumprod,
     ],
     methods="softmax log_softmax cumsum cumprod",
+    modules=[nn.Softmax, nn.LogSoftmax, nn.Softmin],
 )
+register(rules.Mixing(axis=-3), modules=[nn.Softmax2d])
 register(rules.Mixing(), "input p=2.0 dim=1", functions=[F.normalize])
 register(rules.Mixing(axis=1), functions=[F.local_response_norm], modules=[nn.LocalResponseNorm])
 
@@ -267,8 +282,22 @@ register(rules.Reduce(), "input p='fro' dim=None keepdim=False", functions=[torc
 register(
     rules.MatMul(),
     "input other",
-    functions=[torch.matmul, torch.bmm, torch.mm, operator.matmul],
-    methods="matmul bmm mm __matmul__",
+    functions=[torch.matmul, torch.bmm, torch.mm, torch.mv, torch.dot, operator.matmul],
+    methods="matmul bmm mm mv dot __matmul__",
+)
+register(
+    rules.AddedMatMul(),
+    "input first second",
+    functions=[torch.baddbmm, torch.addmm, torch.addmv],
+    methods="baddbmm addmm addmv",
+)
+register(rules.AddedSum(), "input first second", functions=[torch.addbmm], methods="addbmm")
+register(rules.Einsum(), "equation *operands", functions=[torch.einsum])
+register(rules.TensorDot(), "input other dims=2", functions=[torch.tensordot])
+register(
+    rules.ScaledDotProduct(),
+    "query key value attn_mask dropout_p=0.0 is_causal=False scale enable_gqa=False",
+    functions=[F.scaled_dot_product_attention],
 )
 
 # --- operators that move data -------------------------------------------------------------------------------
@@ -285,6 +314,7 @@ register(rules.Split(), "input sizes dim=0", functions=[torch.split], methods="s
 register(rules.Narrow(), "input dim start", functions=[torch.narrow, torch.select], methods="narrow select")
 register(rules.Unbind(), "input dim=0", functions=[torch.unbind], methods="unbind")
 register(rules.GetItem(), "input index", functions=[operator.getitem], methods="__getitem__")
+register(rules.SetItem(), "input index value", functions=[operator.setitem], methods="__setitem__")
 register(
     rules.Permute(),
     functions=[torch.permute, torch.transpose, torch.swapaxes, torch.movedim, torch.moveaxis, torch.t],

@@ -13,8 +13,9 @@ import torch
 from conet_fx.passes import ops
 from conet_fx.passes.call import Call, Facts, Layout, NoRule, Options
 from conet_fx.passes.depth import Slot
+from conet_fx.passes.nodes import attribute, source
 from conet_fx.passes.rules import Opaque
-from conet_fx.passes.trace import Trace, attribute
+from conet_fx.passes.trace import Trace
 from conet_fx.passes.verify import agrees
 
 
@@ -35,6 +36,11 @@ def propagate(traced: Trace, options: Options) -> Facts:
         except NoRule as use:
             facts.values[node] = Opaque().because(call, f"is used in a way that is not followed ({use})")
     _tie_shared_tensors(traced, facts)
+    if traced.pieces:
+        for count in facts.literals:
+            facts.depths.freeze(
+                count.dim, f"code that cannot be rewritten spells it out: {source(facts.by_name[count.node])}"
+            )
     if not options.resize_linear:
         _freeze_linear(facts)
     return facts

@@ -1,7 +1,8 @@
 """How classes of operators carry the channel axis: one rule a behaviour. The operators stand in ``ops.py``."""
 
-from conet_fx.passes.rules.base import Ignore, Input, Opaque, Output, Rule
-from conet_fx.passes.rules.keep import Elementwise, MatMul, Mixing, Reduce, Spatial, Summation
+from conet_fx.passes.rules.attention import MultiheadAttention
+from conet_fx.passes.rules.base import Ignore, Input, Opaque, Output, Record, Rule
+from conet_fx.passes.rules.keep import Elementwise, Mixing, Reduce, Spatial, Summation
 from conet_fx.passes.rules.layers import (
     ChannelNorm,
     Convolution,
@@ -28,6 +29,7 @@ from conet_fx.passes.rules.moves import (
     ReshapeLike,
     ReshapeModule,
     SameShape,
+    SetItem,
     Split,
     Squeeze,
     Stack,
@@ -35,9 +37,12 @@ from conet_fx.passes.rules.moves import (
     Unbind,
     Unflatten,
 )
+from conet_fx.passes.rules.products import AddedMatMul, AddedSum, Einsum, MatMul, ScaledDotProduct, TensorDot
 from conet_fx.passes.rules.sizes import Arithmetic, Compare, Numel, Shape
 
 __all__ = [
+    "AddedMatMul",
+    "AddedSum",
     "Arithmetic",
     "ChannelNorm",
     "ChannelShuffle",
@@ -46,6 +51,7 @@ __all__ = [
     "Concatenation",
     "Convolution",
     "Create",
+    "Einsum",
     "Elementwise",
     "Expand",
     "FunctionalConvolution",
@@ -59,6 +65,7 @@ __all__ = [
     "Linear",
     "MatMul",
     "Mixing",
+    "MultiheadAttention",
     "Narrow",
     "Numel",
     "Opaque",
@@ -66,6 +73,7 @@ __all__ = [
     "Pad",
     "Parameter",
     "Permute",
+    "Record",
     "Reduce",
     "Rescale",
     "Reshape",
@@ -73,12 +81,15 @@ __all__ = [
     "ReshapeModule",
     "Rule",
     "SameShape",
+    "ScaledDotProduct",
+    "SetItem",
     "Shape",
     "Spatial",
     "Split",
     "Squeeze",
     "Stack",
     "Summation",
+    "TensorDot",
     "Tile",
     "Unbind",
     "Unflatten",

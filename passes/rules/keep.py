@@ -51,7 +51,11 @@ class Spatial(Rule):
 
 @dataclasses.dataclass(frozen=True)
 class Mixing(Rule):
-    """Keeps all dims but mixes values along ``dim`` (softmax, cumsum, local response norm, normalize)."""
+    """Keeps all dims but mixes values along ``dim`` (softmax, cumsum, local response norm, normalize).
+
+    ``axis`` is the dim of an operator that has no argument for it. A softmax without a dim takes dim 0 of a value with
+    0, 1 or 3 dims, else dim 1.
+    """
 
     axis: int | None = None
 
@@ -59,8 +63,9 @@ class Mixing(Rule):
         dims = call.dims()
         axis = self.axis
         if axis is None:
-            axis = call.axis() if call.raw("dim") is not None else 1 % len(dims)
-        call.mixes(dims[axis])
+            given = call.module.dim if call.node.op == "call_module" else call.number("dim")
+            axis = given if given is not None else 0 if len(dims) in (0, 1, 3) else 1
+        call.mixes(dims[axis] if dims else ())
         return Tensor(dims)
 
     def labels(self, call: MarkCall) -> Any:
@@ -83,9 +88,10 @@ class Summation(Rule):
             wide = [dim for dim in dims if call.size(dim) != 1]
             if wide:
                 call.freeze(*(d for d in dims if call.size(d) == 1), because="broadcasts one channel")
-            for dim in (wide or dims)[1:]:
-                call.tie((wide or dims)[0], dim)
-            out.append(next((d for d in wide if not is_fixed(d)), (wide or dims)[0]))
+            meet = wide or dims
+            for dim in meet[1:]:
+                call.tie(meet[0], dim)
+            out.append(next((d for d in meet if not is_fixed(d)), meet[0]))
         return Tensor(tuple(out))
 
     def _on_numbers(self, call: Call) -> Value:
@@ -155,45 +161,3 @@ class Reduce(Rule):
                 shape = [n for axis, n in enumerate(field.shape) if axis not in axes]
                 out[dim - sum(axis < dim for axis in axes)] = field.reshape(shape)
         return each(call.out, lambda _: out)
-
-
-class MatMul(Rule):
-    """torch.matmul, bmm, ``@``: the inner dims are tied and summed over, the outer ones carry on."""
-
-    kind: ClassVar[NodeKind] = "summation"
-
-    def depth(self, call: Call) -> Value:
-        a, b = call.dims(), call.dims("other")
-        if len(a) < 2 or len(b) < 2:
-            raise NoRule("a product with a vector")
-        call.tie(a[-1], b[-2])
-        call.mixes(a[-1])
-        batch: list[Dim] = []
-        for axis in range(max(len(a), len(b)), 2, -1):
-            dims = [t[len(t) - axis] for t in (a, b) if len(t) >= axis]
-            wide = [dim for dim in dims if call.size(dim) != 1]
-            for dim in wide[1:]:
-                call.tie(wide[0], dim)
-            batch.append((wide or dims)[0])
-        call.count(1, *batch, a[-2], a[-1], b[-1])
-        return Tensor((*batch, a[-2], b[-1]))
-
-    def labels(self, call: MarkCall) -> Any:
-        marker = call.marker
-        a, b = call.fields(), call.fields("other")
-        na, nb = len(call.shape()), len(call.shape("other"))
-        ndim = len(call.out)
-        if na - 1 in a and nb - 2 in b:
-            marker.link(marker.line(a[na - 1], na - 1), marker.line(b[nb - 2], nb - 2))
-        out: Fields = {}
-        for fields, n, summed in ((a, na, na - 1), (b, nb, nb - 2)):
-            for dim, field in fields.items():
-                if dim == summed:
-                    continue
-                axis = dim + ndim - n
-                labels = call.spread(marker.line(field, dim), axis, ndim)
-                if axis in out:
-                    marker.link(out[axis], labels)
-                else:
-                    out[axis] = labels
-        return out

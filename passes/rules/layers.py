@@ -12,8 +12,8 @@ from torch import nn
 from conet_fx.passes.call import Call, Layout, NoRule, Tensor, Value, fixed_like, product
 from conet_fx.passes.depth import Dim, Slot, is_fixed
 from conet_fx.passes.labels import Fields, MarkCall
+from conet_fx.passes.nodes import attribute
 from conet_fx.passes.rules.base import EdgeKind, Rule
-from conet_fx.passes.trace import attribute
 
 
 @dataclasses.dataclass(frozen=True)

@@ -81,8 +81,9 @@ class Stack(Rule):
             raise NoRule("what it stacks is not a list of tensors")
         dims = list(operands[0].dims)
         for other in operands[1:]:
-            for a, b in zip(dims, other.dims, strict=True):
+            for axis, (a, b) in enumerate(zip(dims, other.dims, strict=True)):
                 call.tie(a, b)
+                dims[axis] = b if is_fixed(a) else a
         dims.insert(int(call.number("dim")) % (len(dims) + 1), (len(operands),))
         return Tensor(tuple(dims))
 
@@ -171,9 +172,16 @@ class GetItem(Rule):
             return (
                 value[call.number("index")] if isinstance(value, (tuple, list)) else fixed_like(call.node.meta["val"])
             )
+        out = self._place(call, value.dims)
+        if len(out) != len(call.shape) or any(call.size(d) != n for d, n in zip(out, call.shape, strict=True)):
+            raise NoRule("this way of indexing")
+        return Tensor(tuple(out))
+
+    def _place(self, call: Call, dims: tuple[Dim, ...]) -> list[Dim]:
+        """The dims of what the index picks."""
+        index = call.raw("index")
         items, paths = (list(index), True) if isinstance(index, tuple) else ([index], False)
         used = sum(item is not None and item is not Ellipsis for item in items)
-        dims = list(value.dims)
         out: list[Dim] = []
         axis = 0
         tensors: list[int] = []
@@ -196,10 +204,7 @@ class GetItem(Rule):
             else:
                 call.freeze(dims[axis], because="takes one channel by its number")
                 axis += 1
-        out += dims[axis:]
-        if len(out) != len(call.shape) or any(call.size(d) != n for d, n in zip(out, call.shape, strict=True)):
-            raise NoRule("this way of indexing")
-        return Tensor(tuple(out))
+        return [*out, *dims[axis:]]
 
     def labels(self, call: MarkCall) -> Any:
         if isinstance(call.raw("input").meta["val"], torch.Tensor):
@@ -208,8 +213,7 @@ class GetItem(Rule):
 
     def _slice(self, call: Call, dim: Dim, item: slice, where: tuple[int, ...]) -> Dim:
         size = call.size(dim)
-        bounds = slice(*(call.concrete(a) for a in (item.start, item.stop, item.step)))
-        start, stop, step = bounds.indices(size)
+        start, stop, step = call.concrete(item).indices(size)
         if step < 1:
             raise NoRule("a slice with a step that is not positive")
         stop = max(start, stop)
@@ -234,6 +238,48 @@ class GetItem(Rule):
         if item.stop is not None:
             call.rewrite("index", (*before, *piece), *where, "stop")
         return piece
+
+
+class SetItem(GetItem):
+    """``x[...] = value``: the value has the dims of the place that it is written to, or broadcasts to them.
+
+    The node has no result; its value here is a list of the dims of that place.
+    """
+
+    def depth(self, call: Call) -> Value:
+        dims = call.dims()
+        place = self._place(call, dims)
+        picked = torch.empty([call.size(dim) for dim in dims], device="meta")[_indices(call)]
+        if tuple(picked.shape) != tuple(call.size(dim) for dim in place):
+            raise NoRule("this way of indexing")
+        value = call.operand("value")
+        if isinstance(value, Tensor):
+            for here, there in zip(reversed(place), reversed(value.dims), strict=False):
+                if call.size(there) == 1 != call.size(here):
+                    call.freeze(there, because="broadcasts one channel")
+                else:
+                    call.tie(here, there)
+        return [Tensor(tuple(place))]
+
+    def labels(self, call: MarkCall) -> Any:
+        (place,) = call.result
+        index = call.number("index")
+        into = call.moved_by(lambda labels: labels[index], place)
+        shape = call.shape("value")
+        for dim, field in call.fields_of(call.raw("value")).items():
+            axis = dim + len(place.dims) - len(shape)
+            if axis in into and into[axis].shape[axis] == field.shape[dim]:
+                call.marker.link(into[axis], field.reshape((1,) * (into[axis].ndim - field.ndim) + field.shape))
+        return None
+
+
+def _indices(call: Call) -> Any:
+    """The present index. Raises ``NoRule`` for a mask, which picks as many as its data says."""
+    index = call.concrete(call.raw("index"))
+    for item in index if isinstance(index, (tuple, list)) else [index]:
+        if isinstance(item, torch.Tensor):
+            raise NoRule("writes where an index tensor says")
+    return tuple(index) if isinstance(index, list) else index
 
 
 def _frozen(call: Call, dim: Dim, length: int) -> Dim:

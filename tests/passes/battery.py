@@ -6,6 +6,7 @@ plan promises: sizes, costs, gradients, and that inherited weights keep the func
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import random
 import warnings
@@ -14,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import fx, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 import conet_fx
@@ -156,7 +158,7 @@ def check_resized(
     assert sum(p.numel() for p in resized.parameters()) == cost.params, sizes
     if expected is None:
         expected = trained_parameters(plan, plan.trace.graph_module, inputs)
-    with FlopCounterMode(display=False) as counter:  # with gradients: torch counts nothing in its fused inference paths
+    with counting() as counter, torch.no_grad():
         call(copy.deepcopy(resized), inputs)
     assert counter.get_total_flops() // 2 == cost.macs, sizes
     for training, names in expected.items():
@@ -167,6 +169,17 @@ def trained_parameters(plan: ChannelPlan, module: nn.Module, inputs: Any) -> dic
     """The parameters that get a gradient in eval (False) and train (True) mode, for the modes that the plan is of."""
     modes = (module.training,) if plan.trace.mode_dependent else (False, True)
     return {training: gradients(module, inputs, training) for training in modes}
+
+
+@contextlib.contextmanager
+def counting() -> Iterator[FlopCounterMode]:
+    """Counts all products, also those of attention: the counter does not know its fused kernels on every device."""
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+            yield counter
+    finally:
+        torch.backends.mha.set_fastpath_enabled(True)
 
 
 def check_growing_keeps_the_function(model: nn.Module, plan: ChannelPlan, inputs: Any, seed: int) -> None:
@@ -206,6 +219,8 @@ def masked(plan: ChannelPlan, resized: nn.Module, model: nn.Module) -> nn.Module
         assert len(set(stayed)) == len(stayed)
         if isinstance(owner, torch.Tensor):
             zero_others(owner, int(role), positions)
+        elif isinstance(owner, nn.MultiheadAttention):
+            zero_others(attention_weight(owner, role), 1, positions)
         elif isinstance(owner, nn.Linear):
             zero_others(owner.weight, 1, positions)
         elif owner.transposed:
@@ -226,7 +241,20 @@ def width(module: nn.Module, path: str, role: str) -> int:
         owner = getattr(owner, name)
     if isinstance(owner, torch.Tensor):
         return owner.shape[int(role)]
+    if isinstance(owner, nn.MultiheadAttention):
+        return attention_weight(owner, role).shape[1]
     return int(owner.in_features if isinstance(owner, nn.Linear) else owner.in_channels)
+
+
+def attention_weight(owner: nn.MultiheadAttention, role: str) -> torch.Tensor:
+    """The weight whose columns read what comes in (from queries, keys, values) or out of the heads."""
+    if role == "heads":
+        return owner.out_proj.weight
+    packed = {"in": owner.in_proj_weight}
+    separate = {"in": owner.q_proj_weight, "key": owner.k_proj_weight, "value": owner.v_proj_weight}
+    weight = (packed if owner.in_proj_weight is not None else separate)[role]
+    assert isinstance(weight, torch.Tensor)
+    return weight
 
 
 def zero_others(weight: torch.Tensor, axis: int, kept: torch.Tensor) -> None:

@@ -7,6 +7,7 @@ with ``free`` and ``frozen`` and runs the whole battery on it.
 from __future__ import annotations
 
 import dataclasses
+import importlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -79,4 +80,7 @@ def parameter(*shape: int) -> nn.Parameter:
     return nn.Parameter(torch.randn(shape))
 
 
-from tests.passes.cases import attention, blocks, designs, joins, layers, moves, numbers, spellings  # noqa: E402, F401
+for family in (
+    "attention", "blocks", "designs", "joins", "layers", "moves", "numbers", "products", "spellings", "transformers",
+):  # fmt: skip
+    importlib.import_module(f"{__name__}.{family}")

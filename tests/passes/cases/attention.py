@@ -135,13 +135,74 @@ def mixer_block() -> nn.Module:
     )
 
 
-@case({}, {"a": "is not in the table"})
+def _tokens(x: Tensor) -> Tensor:
+    """An image as a sequence of pixels: b x (h w) x c."""
+    return x.flatten(2).transpose(1, 2)
+
+
+@case({"a": (8, 2)}, mixed=["a"])
 def multihead_attention() -> nn.Module:
-    """nn.MultiheadAttention keeps its width: it is not in the table."""
+    """Query, heads and result are one width, a multiple of the heads."""
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.a(x).flatten(2).transpose(1, 2)
+        x = _tokens(self.a(x))
         x = x + self.attention(x, x, x, need_weights=False)[0]
         return self.out(x.mean(1))
 
     return net(forward, a=conv(3, 8), attention=nn.MultiheadAttention(8, 2, batch_first=True), out=nn.Linear(8, 5))
+
+
+@case({"a": (6, 2)}, mixed=["a"])
+def multihead_attention_sequence_first() -> nn.Module:
+    """Without bias, with one more key and value for all and one of zeros, and the weights are read too."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = _tokens(self.a(x)).transpose(0, 1)
+        y, weights = self.attention(x, x, x)
+        return self.out((x + y).mean(0)) * weights.mean()
+
+    attention = nn.MultiheadAttention(6, 2, bias=False, add_bias_kv=True, add_zero_attn=True)
+    return net(forward, a=conv(3, 6), attention=attention, out=nn.Linear(6, 5))
+
+
+@case({"a": (8, 2), "k": (6, 1), "v": (10, 1)}, mixed=["a"])
+def cross_attention() -> nn.Module:
+    """Keys and values of other widths: their own groups, which nothing mixes."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = _tokens(self.a(x)), _tokens(self.k(x)), _tokens(self.v(x))
+        y, weights = self.attention(q, k, v, average_attn_weights=False)
+        return self.out((q + y).mean(1)) * weights.amax((1, 2, 3))[:, None]
+
+    attention = nn.MultiheadAttention(8, 2, kdim=6, vdim=10, batch_first=True)
+    return net(forward, a=conv(3, 8), k=conv(3, 6), v=conv(3, 10), attention=attention, out=nn.Linear(8, 5))
+
+
+@case({"a": (8, 4)}, mixed=["a"])
+def attention_to_another_image() -> nn.Module:
+    """One packed projection: what it reads in any of three places is one width."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k = _tokens(self.a(x)), _tokens(self.k(F.avg_pool2d(x, 2)))
+        mask = torch.zeros(64, 16, dtype=torch.bool)
+        mask[:, 3] = True
+        return self.out(self.attention(query=q, key=k, value=k, attn_mask=mask)[0].mean(1))
+
+    return net(
+        forward,
+        a=conv(3, 8),
+        k=conv(3, 8),
+        attention=nn.MultiheadAttention(8, 4, batch_first=True),
+        out=nn.Linear(8, 5),
+    )
+
+
+@case({}, {"a": "attends over a dim that holds channels"})
+def attention_among_channels() -> nn.Module:
+    """Channels as a sequence of pixels."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.a(x).flatten(2)
+        return self.out(self.attention(x, x, x)[0].mean(2))
+
+    return net(forward, a=conv(3, 8), attention=nn.MultiheadAttention(64, 4, batch_first=True), out=nn.Linear(8, 5))

@@ -485,3 +485,46 @@ def rolled_and_flipped_space() -> nn.Module:
         return self.out(torch.roll(self.a(x), (1, 2), dims=(2, 3)).flip(3))
 
     return net(forward, a=conv(3, 6), out=conv(6, 5))
+
+
+@case({"a": (8, 1)})
+def written_in_places() -> nn.Module:
+    """A tensor of zeros is filled piece by piece: the pieces are channels of the result (temporal shift)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.a(x)
+        y = torch.zeros_like(x)
+        y[:, :, 1:] = x[:, :, :-1]
+        y[..., 0, 0] = 1.0
+        return self.out(y)
+
+    return net(forward, a=conv(3, 8), out=conv(8, 5))
+
+
+@case({"a": (8, 4)})
+def written_in_channels() -> nn.Module:
+    """Temporal shift: a quarter of the channels moves up, a quarter down, the rest stays."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.a(x)
+        fold = x.shape[1] // 4
+        y = torch.zeros_like(x)
+        y[:, :fold, 1:] = x[:, :fold, :-1]
+        y[:, fold : 2 * fold, :-1] = x[:, fold : 2 * fold, 1:]
+        y[:, 2 * fold :] = x[:, 2 * fold :]
+        return self.out(y)
+
+    return net(forward, a=conv(3, 8), out=conv(8, 5))
+
+
+@case({"a": (3, 1), "a#2": (5, 1)})
+def written_with_another_tensor() -> nn.Module:
+    """The first channels become those of another convolution."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.a(x)
+        y = y + 0
+        y[:, :3] = self.b(x)
+        return self.out(y)
+
+    return net(forward, a=conv(3, 8), b=conv(3, 3), out=conv(8, 5))
