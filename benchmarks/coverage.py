@@ -176,17 +176,25 @@ def checked(model: zoo.Model, plan: ChannelPlan, alone: int | None, linear: bool
 
 
 def check_masks(model: zoo.Model, linear: bool) -> None:
-    """Inherited weights of a smaller network are those of the original with the other channels masked."""
+    """Inherited weights of a smaller network are those of the original with the other channels masked.
+
+    In float64 where the network is not too large for that and does not make tensors of float32 itself.
+    """
     module, inputs = copy.deepcopy(model.module), model.inputs
     battery.randomise(module)
     if sum(p.numel() for p in module.parameters()) < LARGE:
-        module = module.double()
-        inputs = battery.mapped(inputs, lambda t: t.double() if t.is_floating_point() else t)
+        doubled = copy.deepcopy(module).double(), battery.mapped(inputs, in_double)
+        if verdict(lambda: battery.outputs(*doubled, module.training)) == "ok":
+            module, inputs = doubled
     plan = conet_fx.analyze(module, inputs, resize_linear=linear)
     battery.check_shrinking_masks(module, plan, inputs, seed=0)
 
 
-def verdict(check: Callable[[], None]) -> str:
+def in_double(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.double() if tensor.is_floating_point() else tensor
+
+
+def verdict(check: Callable[[], Any]) -> str:
     """ "ok", or the error in one line."""
     try:
         check()
