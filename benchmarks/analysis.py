@@ -24,6 +24,7 @@ from __future__ import annotations
 import argparse
 import copy
 import gc
+import importlib.util
 import json
 import math
 import statistics
@@ -288,6 +289,8 @@ def main(arguments: list[str] | None = None) -> None:
         PARTS[options.part[0]](options.part[1], options.repeats)
         return
 
+    if not options.no_peers and importlib.util.find_spec("torch_pruning") is None:
+        sys.exit("torch_pruning is not installed: pip install '.[benchmarks]', or pass --no-peers")
     names = options.networks.split(",")
     keys = [f"{part} {name}" for name in names for part in ("network", *([] if options.no_peers else ["peer"]))]
     keys += [f"rewrite {name}" for name in names if name == "resnet152"]

@@ -24,6 +24,7 @@ from __future__ import annotations
 import argparse
 import collections
 import copy
+import importlib.util
 import json
 import random
 import re
@@ -58,7 +59,6 @@ Row = dict[str, Any]
 
 def examine(entry: str, alone: int | None, report: Callable[[Row], None]) -> None:
     """Analyse and check one network; ``report`` gets the row whenever more of it is known."""
-    warnings.simplefilter("ignore")
     conet_fx.analyze(nn.Conv2d(1, 1, 1), torch.zeros(1, 1, 1, 1))  # fill torch's caches, which is not timed
     model = zoo.build(entry)
     row: Row = {"parameters": sum(p.numel() for p in model.module.parameters())}
@@ -353,10 +353,16 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--one", metavar="NAME", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.one:
+        warnings.simplefilter("ignore")
+        torch.set_num_threads(1)
         examine(options.one, None if options.alone == "every" else int(options.alone), show_row)
         return
     rows = kept_rows(options)
     names = chosen(options.zoo, options.models)
+    needed = {"timm": any(name.startswith("timm/") for name in names), "torch_pruning": options.peers}
+    for package, used in needed.items():
+        if used and importlib.util.find_spec(package) is None:
+            sys.exit(f"{package} is not installed: pip install '.[benchmarks]'")
     console = Console(markup=False, emoji=False, highlight=False, soft_wrap=True)
 
     def work(name: str) -> None:
