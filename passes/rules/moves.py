@@ -79,11 +79,11 @@ class Stack(Rule):
         operands = call.operand("tensors")
         if not isinstance(operands, list) or not all(isinstance(v, Tensor) for v in operands):
             raise NoRule("what it stacks is not a list of tensors")
-        dims: list[Dim] = []
-        for along in zip(*(operand.dims for operand in operands), strict=True):
-            for other in along[1:]:
-                call.tie(along[0], other)
-            dims.append(next((dim for dim in along if not is_fixed(dim)), along[0]))
+        dims = list(operands[0].dims)
+        for other in operands[1:]:
+            for axis, (a, b) in enumerate(zip(dims, other.dims, strict=True)):
+                call.tie(a, b)
+                dims[axis] = b if is_fixed(a) else a
         dims.insert(int(call.number("dim")) % (len(dims) + 1), (len(operands),))
         return Tensor(tuple(dims))
 
