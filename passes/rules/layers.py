@@ -58,6 +58,8 @@ class Convolution(Rule):
                 if groups > 1:
                     call.depths.multiple(x, groups, call.why)
                     call.depths.multiple(layer.dims["out"], groups, call.why)
+                    call.depths.set_blocks(x, groups)
+                    call.depths.set_blocks(layer.dims["out"], groups)
                     if any(isinstance(part, Slot) and part.repeat > 1 for part in call.depths.resolve(x)):
                         call.mixes(x)  # the copies of one channel may come to stand in two groups
             out = layer.dims["out"]

@@ -321,7 +321,8 @@ class Reshape(Rule):
 
     Within a run one dim may hold channels. Outer fixed dims tile it, inner ones repeat each channel, and a dim that
     is taken apart again loses them. Which of several new dims grows is read off the integers in the graph (computed
-    from a size, or -1); where all are literals the largest one grows, the innermost among equals.
+    from a size, or -1, unless what is after it crosses the blocks of a grouped convolution); where all are literals the
+    largest one grows, the innermost among equals.
     """
 
     argument: ClassVar[str] = "shape"
@@ -339,12 +340,12 @@ class Reshape(Rule):
                 continue
             axis = movable[0]
             wide = [o for o in outputs if shape[o] != 1]
-            target = wide[0] if len(wide) == 1 else self._growing(call, outputs, shape, dims[axis])
+            inner_in = product([before[i] for i in inputs if i > axis])
+            target = wide[0] if len(wide) == 1 else self._growing(call, outputs, shape, dims[axis], inner_in)
             if target is None:
                 call.freeze(dims[axis], because="spreads the channels over several dims")
                 continue
             outer_in = product([before[i] for i in inputs if i < axis])
-            inner_in = product([before[i] for i in inputs if i > axis])
             outer_out = product([shape[o] for o in outputs if o < target])
             inner_out = product([shape[o] for o in outputs if o > target])
             out[target] = _refactor(call, dims[axis], outer_in, inner_in, outer_out, inner_out)
@@ -365,17 +366,20 @@ class Reshape(Rule):
     def _first(self, call: Call) -> int:
         return 0
 
-    def _growing(self, call: Call, outputs: list[int], shape: tuple[int, ...], dim: Dim) -> int | None:
+    def _growing(self, call: Call, outputs: list[int], shape: tuple[int, ...], dim: Dim, inner_in: int) -> int | None:
         given = self._given(call)
         symbolic = [o for o in outputs if isinstance(value := given.get(o), Int) and not is_fixed(value.dim)]
         if symbolic:
             return symbolic[0] if len(symbolic) == 1 else None
-        inferred = [o for o in outputs if given.get(o) == _INFERRED]
+        after = {o: product(shape[o + 1 : outputs[-1] + 1]) for o in outputs}
+        block = call.depths.block(dim) * inner_in
+        inside = [o for o in outputs if block % after[o] == 0] or outputs
+        inferred = [o for o in inside if given.get(o) == _INFERRED]
         if inferred:
             return inferred[0]
         inner = math.gcd(*(int(p.repeat) for p in dim if isinstance(p, Slot) and p.repeat.denominator == 1))
-        whole = [o for o in outputs if inner == 0 or product(shape[o + 1 : outputs[-1] + 1]) % inner == 0]
-        return max(whole or outputs, key=lambda o: (shape[o], o))
+        whole = [o for o in inside if inner == 0 or after[o] % inner == 0]
+        return max(whole or inside, key=lambda o: (shape[o], o))
 
 
 class Unflatten(Reshape):
