@@ -547,7 +547,18 @@ class Pad(Rule):
         return Tensor(tuple(dims))
 
     def labels(self, call: MarkCall) -> Any:
-        return call.moved()
+        if call.number("mode") != "constant":
+            return call.moved()
+        pads, ndim = call.number("pad"), len(call.out)
+        out: Fields = {}
+        for dim, field in call.fields().items():
+            widths = list(pads)  # what is filled in, whatever its value, is no channel
+            for index in range(len(pads) // 2):
+                axis = ndim - 1 - index
+                if axis != dim and field.shape[axis] == 1:
+                    widths[2 * index : 2 * index + 2] = 0, 0
+            out[dim] = torch.nn.functional.pad(field, widths)
+        return out
 
 
 class SameShape(Rule):

@@ -96,3 +96,15 @@ def set_item() -> nn.Module:
         return self.out(y)
 
     return net(forward, a=conv(3, 12), out=conv(12, 5))
+
+
+@case({"a": (8, 1)})
+def asserted_equal() -> nn.Module:
+    """What is asserted to be equal stays equal."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        a, b = self.a(x), self.b(x)
+        torch._assert(a.shape[1] == b.shape[1], "as many channels")
+        return self.out(a) + self.w(b)
+
+    return net(forward, a=conv(3, 8), b=conv(3, 8), w=conv(8, 5), out=conv(8, 5))
