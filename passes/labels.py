@@ -142,15 +142,15 @@ class MarkCall:
         return self._arguments[name]
 
     def number(self, name: str) -> Any:
-        return self._concrete(self._arguments[name])
+        return self.concrete(self._arguments[name])
 
-    def _concrete(self, argument: Any) -> Any:
+    def concrete(self, argument: Any) -> Any:
         if isinstance(argument, fx.Node):
             return argument.meta["val"]
         if isinstance(argument, (tuple, list)):
-            return type(argument)(self._concrete(a) for a in argument)
+            return type(argument)(self.concrete(a) for a in argument)
         if isinstance(argument, slice):
-            return slice(*(self._concrete(a) for a in (argument.start, argument.stop, argument.step)))
+            return slice(*(self.concrete(a) for a in (argument.start, argument.stop, argument.step)))
         return argument
 
     def fields(self, name: str = "input") -> Fields:
@@ -199,7 +199,7 @@ class MarkCall:
 
     def traced_number(self, name: str) -> Any:
         """Present value of an argument in the traced module (the groups of a depthwise convolution may become 1)."""
-        return self._concrete(bind(self._twin(self.node), self._names)[0][name])
+        return self.concrete(bind(self._twin(self.node), self._names)[0][name])
 
     @property
     def traced_out(self) -> Any:
@@ -235,27 +235,34 @@ class MarkCall:
         shape[dim] = -1
         return labels.reshape(shape)
 
-    def moved(self, name: str = "input") -> Any:
-        """Labels after an operator that only moves data: it is executed on the labels of each channel axis."""
+    def moved(self, name: str = "input", run: Callable[[fx.Node, torch.Tensor], Any] | None = None) -> Any:
+        """Labels after an operator that only moves data: it is executed on the labels of each channel axis.
+
+        ``run`` does to them what the node does, where that is not its operator with labels in place of the operand.
+        """
         operand = self._arguments[name]
         shape = self.shape(name)
         given = self.facts.values[self._twin(operand)]
         results: list[_Moved] = []
         for dim, field in self.fields(name).items():
-            labels = self._execute(self.node, operand, (field + _places(shape, dim)).expand(shape))
-            results.append(_Moved(self.facts.depths.roots(given.dims[dim]), labels, self._probe(operand, dim)))
+            labels = (field + _places(shape, dim)).expand(shape)
+            labels = run(self.node, labels) if run else self._execute(self.node, operand, labels)
+            results.append(_Moved(self.facts.depths.roots(given.dims[dim]), labels, self._probe(operand, dim, run)))
         return self._assign(self.result, results)
 
     def _twin(self, node: fx.Node) -> fx.Node:
         return self.facts.by_name[node.name]
 
-    def _probe(self, operand: fx.Node, dim: int) -> Callable[[], Any]:
+    def _probe(
+        self, operand: fx.Node, dim: int, run: Callable[[fx.Node, torch.Tensor], Any] | None
+    ) -> Callable[[], Any]:
         """Where the places along ``dim`` of the operand go in the traced module."""
 
         def probe() -> Any:
             node, twin = self._twin(self.node), self._twin(operand)
             shape = self.shape_of(twin)
-            return self._execute(node, twin, _places(shape, dim).expand(shape))
+            places = _places(shape, dim).expand(shape)
+            return run(node, places) if run else self._execute(node, twin, places)
 
         return probe
 
@@ -270,9 +277,7 @@ class MarkCall:
             same = [
                 dim
                 for dim, parts in enumerate(value.dims)
-                if dim not in fields
-                and not is_fixed(parts)
-                and set(self.facts.depths.roots(parts)) & set(moved.depths)
+                if dim not in fields and not is_fixed(parts) and set(self.facts.depths.roots(parts)) & set(moved.depths)
             ]
             if len(same) > 1:  # of dims that change together, the one along which the places vary
                 placed = _compressed(moved.probe())
@@ -294,7 +299,7 @@ class MarkCall:
 
         args, kwargs = fx.node.map_aggregate((node.args, dict(node.kwargs)), real)
         if node.op == "call_module":
-            return self.module(*args, **kwargs)
+            return (node.graph.owning_module or self.root).get_submodule(str(node.target))(*args, **kwargs)
         if node.op == "call_method":
             name = "reshape" if node.target == "view" else str(node.target)  # labels are expanded
             return getattr(args[0], name)(*args[1:], **kwargs)

@@ -34,9 +34,9 @@ def propagate(traced: Trace, options: Options) -> Facts:
                 raise NoRule("its result has another shape")
         except NoRule as use:
             facts.values[node] = Opaque().because(call, f"is used in a way that is not followed ({use})")
-        for use in node.meta.get("read_as_number", ()):
+        for where in node.meta.get("read_as_number", ()):
             for dim in dims_in(facts.values[node]):
-                facts.depths.note(dim, use)  # the Python of the model computed with the present size
+                facts.depths.note(dim, where)  # the Python of the model computed with the present size
     _tie_shared_tensors(traced, facts)
     if not options.resize_linear:
         _freeze_linear(facts)

@@ -24,6 +24,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torchvision.ops
 from torch import fx, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.fx.node import map_aggregate
@@ -33,6 +34,17 @@ from torch.nn.utils import parametrize
 from conet_fx.errors import TraceError
 
 Inputs = torch.Tensor | tuple[Any, ...] | list[Any] | Mapping[str, Any]
+
+# Functions that torch cannot dispatch, or would look into: each is one node of the graph when given a proxy.
+_RECORDED = (
+    *(math.sqrt, math.log, math.log2, math.log10, math.exp, math.pow),
+    *(torch.tensor, torch.as_tensor, torch.full, torch.arange, torch.linspace, torch.eye),
+    *(torchvision.ops.deform_conv2d, torchvision.ops.roi_align, torchvision.ops.roi_pool),
+)
+# Modules of these files are one operator each.
+_LEAVES = ("torch.nn.modules.", "torchvision.ops.deform_conv")
+# Layers whose parametrized form is looked into: the graph then holds what computes the weight.
+_PARAMETRIZED = (nn.modules.conv._ConvNd, nn.Linear)
 
 _TORCH = os.path.dirname(os.path.abspath(torch.__file__)) + os.sep
 _HERE = __file__
@@ -155,7 +167,8 @@ class _ShapeTracer(fx.Tracer):
     proxy_buffer_attributes = True
 
     def __init__(self, model: nn.Module, call: _Call, flip_mode: bool) -> None:
-        super().__init__(autowrap_modules=())  # type: ignore[arg-type]  # an empty tuple is fine
+        super().__init__(autowrap_modules=(), autowrap_functions=_RECORDED)  # type: ignore[arg-type]
+        self._autowrap_search += [math, torch, torchvision.ops]  # where they stand under their own names
         self.model = model
         self.call = call
         self.flip_mode = flip_mode
@@ -219,7 +232,15 @@ class _ShapeTracer(fx.Tracer):
         return call, [self.root]
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return super().is_leaf_module(m, module_qualified_name) or plain_subclass(m) is not type(m)
+        if isinstance(m, (parametrize.ParametrizationList, torch.nn.utils.parametrizations._WeightNorm)):
+            return False
+        if parametrize.is_parametrized(m) and isinstance(m, _PARAMETRIZED):
+            return False
+        return (
+            super().is_leaf_module(m, module_qualified_name)
+            or type(m).__module__.startswith(_LEAVES)
+            or plain_subclass(m) is not type(m)
+        )
 
     def call_module(
         self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -314,11 +335,7 @@ class _ShapeTracer(fx.Tracer):
 
 @contextlib.contextmanager
 def _factories_that_take_proxies() -> Iterator[None]:
-    """Let functions that torch cannot dispatch take sizes of the graph.
-
-    ``torch.zeros(x.size(0), 3)`` is recorded as ``torch.zeros((x.size(0), 3))``; ``torch.arange(x.size(1))`` and
-    ``math.sqrt(x.size(1))`` as they stand.
-    """
+    """Let ``torch.zeros(x.size(0), 3)`` be recorded: as ``torch.zeros((x.size(0), 3))``, which torch can dispatch."""
 
     def taking_proxies(factory: Callable[..., Any]) -> Callable[..., Any]:
         def call(*size: Any, **options: Any) -> Any:
@@ -327,26 +344,14 @@ def _factories_that_take_proxies() -> Iterator[None]:
 
         return call
 
-    def recorded(function: Callable[..., Any]) -> Callable[..., Any]:
-        def call(*args: Any, **kwargs: Any) -> Any:
-            proxy = next((a for a in leaves((args, kwargs)) if isinstance(a, fx.Proxy)), None)
-            if proxy is None:
-                return function(*args, **kwargs)
-            return proxy.tracer.create_proxy("call_function", function, args, kwargs)
-
-        return call
-
-    spaces = [(torch, name, taking_proxies) for name in ("zeros", "ones", "empty", "rand", "randn")]
-    spaces += [(torch, name, recorded) for name in ("tensor", "as_tensor", "full", "arange", "linspace", "eye")]
-    spaces += [(math, name, recorded) for name in ("sqrt", "log", "log2", "log10", "exp", "pow")]
-    originals = [(space, name, getattr(space, name)) for space, name, _ in spaces]
+    originals = {name: getattr(torch, name) for name in ("zeros", "ones", "empty", "rand", "randn")}
     try:
-        for space, name, wrap in spaces:
-            setattr(space, name, wrap(getattr(space, name)))
+        for name, factory in originals.items():
+            setattr(torch, name, taking_proxies(factory))
         yield
     finally:
-        for space, name, function in originals:
-            setattr(space, name, function)
+        for name, factory in originals.items():
+            setattr(torch, name, factory)
 
 
 @contextlib.contextmanager
@@ -379,7 +384,7 @@ def plain_subclass(module: nn.Module) -> type[nn.Module]:
     if parametrize.is_parametrized(module) or isinstance(module, nn.Sequential):
         return own
     for base in own.__mro__:
-        if base.__module__.startswith("torch.nn.modules.") and base is not nn.Module:
+        if base.__module__.startswith(_LEAVES) and base is not nn.Module:
             return base
         if set(vars(base)) & _BEHAVIOUR or "forward" in vars(base):
             return own

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -51,20 +52,24 @@ class Spatial(Rule):
 
 @dataclasses.dataclass(frozen=True)
 class Mixing(Rule):
-    """Keeps all dims but mixes values along ``dim`` (softmax, cumsum, local response norm, normalize)."""
+    """Keeps all dims but mixes values along ``dim`` (softmax, cumsum, sort, local response norm, normalize)."""
 
     axis: int | None = None
 
     def depth(self, call: Call) -> Value:
         dims = call.dims()
         axis = self.axis
-        if axis is None:
+        if axis is None and call.node.op == "call_module":
+            axis = call.module.dim
+            if axis is None:
+                raise NoRule("its dim is not given")
+        elif axis is None:
             axis = call.axis() if call.raw("dim") is not None else 1 % len(dims)
-        call.mixes(dims[axis])
-        return Tensor(dims)
+        call.mixes(dims[axis % len(dims)])
+        return each(call.out_shapes, lambda _: Tensor(dims))
 
     def labels(self, call: MarkCall) -> Any:
-        return call.fields()
+        return each(call.out, lambda _: call.fields())
 
 
 class Summation(Rule):
@@ -79,14 +84,18 @@ class Summation(Rule):
         ndim = len(call.shape)
         out: list[Dim] = []
         for axis in range(-ndim, 0):
-            dims = [v.dims[axis] for v in operands if len(v.dims) >= -axis]
-            wide = [dim for dim in dims if call.size(dim) != 1]
-            if wide:
-                call.freeze(*(d for d in dims if call.size(d) == 1), because="broadcasts one channel")
-            for dim in (wide or dims)[1:]:
-                call.tie((wide or dims)[0], dim)
-            out.append(next((d for d in wide if not is_fixed(d)), (wide or dims)[0]))
+            out.append(self._joined(call, [v.dims[axis] for v in operands if len(v.dims) >= -axis]))
         return Tensor(tuple(out))
+
+    @staticmethod
+    def _joined(call: Call, dims: Sequence[Dim]) -> Dim:
+        """One dim of the result, from that dim of each operand."""
+        wide = [dim for dim in dims if call.size(dim) != 1]
+        if wide:
+            call.freeze(*(d for d in dims if call.size(d) == 1), because="broadcasts one channel")
+        for dim in (wide or dims)[1:]:
+            call.tie((wide or dims)[0], dim)
+        return next((d for d in wide if not is_fixed(d)), (wide or dims)[0])
 
     def _on_numbers(self, call: Call) -> Value:
         numbers = [call.value(a) for a in call.node.args]

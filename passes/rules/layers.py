@@ -7,9 +7,10 @@ from fractions import Fraction
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
-from conet_fx.passes.call import Call, Int, Layout, NoRule, Tensor, Value, fixed_like, product
+from conet_fx.passes.call import Call, Int, Layout, NoRule, Tensor, Value, dims_in, fixed_like, product
 from conet_fx.passes.depth import Dim, Slot, is_fixed
 from conet_fx.passes.labels import Fields, MarkCall, Marker
 from conet_fx.passes.rules.base import EdgeKind, Rule
@@ -98,6 +99,16 @@ class Convolution(Rule):
             call.marker.uses(call.path, "out", out, module.groups)
         before = {d: call.marker.collapse(f, tuple(range(axis, ndim))) for d, f in call.fields().items() if d < axis}
         return {**before, axis: call.spread(out, axis, ndim)}
+
+
+@dataclasses.dataclass(frozen=True)
+class DeformableConvolution(Convolution):
+    """torchvision's DeformConv2d: offsets and masks say where to read, so their channels are a matter of the kernel."""
+
+    def depth(self, call: Call) -> Value:
+        for name in ("offset", "mask"):
+            call.freeze(*dims_in(call.operand(name)), because="says where a kernel reads")
+        return super().depth(call)
 
 
 class Linear(Rule):
@@ -199,6 +210,31 @@ class LayerNorm(Rule):
             if dim >= first:
                 call.marker.uses(call.path, str(dim - first), call.marker.line(field, dim))
         return fields
+
+
+_TRANSPOSED = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)
+
+
+class WeightNorm(Rule):
+    """The weight that weight_norm computes: v, scaled so that its norm over all dims but ``dim`` is g."""
+
+    def depth(self, call: Call) -> Value:
+        v, g = call.dims("v"), call.dims("g")
+        axis = call.number("dim")
+        axis = None if axis == -1 else axis % len(v)
+        read = 0 if any(user.target in _TRANSPOSED for user in call.node.users) else 1
+        for d, dim in enumerate(v):
+            if d == axis:
+                call.tie(g[d], dim)
+            elif d != read:
+                call.mixes(dim)  # what is new there changes the norm; what is read enters as zeros
+        return Tensor(tuple(g[d] if d == axis else dim for d, dim in enumerate(v)))
+
+    def labels(self, call: MarkCall) -> Any:
+        v, g = call.fields("v"), call.fields("g")
+        for dim in v.keys() & g.keys():
+            call.marker.link(call.marker.line(v[dim], dim), call.marker.line(g[dim], dim))
+        return v
 
 
 class Parameter(Rule):

@@ -17,15 +17,22 @@ from conet_fx.passes.rules.base import NodeKind, Rule
 
 @dataclasses.dataclass(frozen=True)
 class Concatenation(Rule):
-    """torch.cat: the dims are joined along ``dim`` and tied along the others."""
+    """torch.cat: the dims are joined along ``dim`` and tied along the others.
 
+    ``fixed_axis`` is the dim where the operator has no such argument (hstack, vstack, dstack).
+    """
+
+    fixed_axis: int | None = None
     kind: ClassVar[NodeKind] = "concatenation"
+
+    def _axis(self, call: Call | MarkCall, ndim: int) -> int:
+        return int(call.number("dim") if self.fixed_axis is None else self.fixed_axis) % ndim
 
     def depth(self, call: Call) -> Value:
         operands = [v for v in call.operand("tensors") if not (isinstance(v, Tensor) and v.dims == ((),))]
         if not operands or not all(isinstance(v, Tensor) for v in operands):
             raise NoRule("what it joins is not a list of tensors")
-        axis = int(call.number("dim")) % len(operands[0].dims)
+        axis = self._axis(call, len(operands[0].dims))
         joined: Dim = ()
         for operand in operands:
             joined = (*joined, *operand.dims[axis])
@@ -43,7 +50,7 @@ class Concatenation(Rule):
     def labels(self, call: MarkCall) -> Any:
         operands = call.items("tensors")
         ndim = len(call.out)
-        axis = int(call.number("dim")) % ndim
+        axis = self._axis(call, ndim)
         out: Fields = {}
         for dim, parts in enumerate(call.result.dims):
             if is_fixed(parts):
@@ -100,7 +107,7 @@ class Stack(Rule):
 
 
 class Chunk(Rule):
-    """chunk and tensor_split into equal pieces."""
+    """chunk into equal pieces."""
 
     def depth(self, call: Call) -> Value:
         dims, axis = call.dims(), call.axis()
@@ -109,8 +116,39 @@ class Chunk(Rule):
             return [_with(dims, axis, (r.shape[axis],)) for r in results]
         count = call.number("chunks")
         if not isinstance(count, int):
-            raise NoRule("sections that are given as offsets")
+            raise NoRule("a number of pieces that is no integer")
         return [_with(dims, axis, piece) for piece in call.depths.pieces(dims[axis], count, call.why)]
+
+
+@dataclasses.dataclass(frozen=True)
+class TensorSplit(Rule):
+    """tensor_split, hsplit, vsplit, dsplit: into a number of equal pieces, or at a list of offsets.
+
+    ``fixed_axis`` is the dim where the operator has no such argument.
+    """
+
+    fixed_axis: int | None = None
+
+    def depth(self, call: Call) -> Value:
+        dims = call.dims()
+        axis = call.axis() if self.fixed_axis is None else self.fixed_axis
+        lengths = [r.shape[axis] for r in call.node.meta["val"]]
+        if is_fixed(dims[axis]):
+            return [_with(dims, axis, (n,)) for n in lengths]
+        sections = call.raw("sections")
+        if isinstance(call.concrete(sections), int):
+            pieces = call.depths.pieces(dims[axis], call.concrete(sections), call.why)
+            return [_with(dims, axis, piece) for piece in pieces]
+        if not isinstance(sections, (tuple, list)):
+            raise NoRule("offsets that are not in a list")
+        if any(not 0 <= offset <= call.size(dims[axis]) for offset in call.concrete(sections)):
+            raise NoRule("offsets from the end")
+        pieces = _cut(call, dims[axis], lengths, [call.value(s) for s in sections])
+        before: Dim = ()
+        for index, piece in enumerate(pieces[:-1]):
+            before = (*before, *piece)
+            call.rewrite("sections", before, index)
+        return [_with(dims, axis, piece) for piece in pieces]
 
 
 class Split(Rule):
@@ -184,9 +222,14 @@ class GetItem(Rule):
             return (
                 value[call.number("index")] if isinstance(value, (tuple, list)) else fixed_like(call.node.meta["val"])
             )
+        return Tensor(self.place(call, call.shape))
+
+    def place(self, call: Call, shape: tuple[int, ...]) -> tuple[Dim, ...]:
+        """The dims of ``input[index]``, which has the present ``shape``; cuts and freezes what the index says."""
+        index = call.raw("index")
         items, paths = (list(index), True) if isinstance(index, tuple) else ([index], False)
         used = sum(item is not None and item is not Ellipsis for item in items)
-        dims = list(value.dims)
+        dims = list(call.dims())
         out: list[Dim] = []
         axis = 0
         tensors: list[int] = []
@@ -210,9 +253,9 @@ class GetItem(Rule):
                 call.freeze(dims[axis], because="takes one channel by its number")
                 axis += 1
         out += dims[axis:]
-        if len(out) != len(call.shape) or any(call.size(d) != n for d, n in zip(out, call.shape, strict=True)):
+        if len(out) != len(shape) or any(call.size(d) != n for d, n in zip(out, shape, strict=True)):
             raise NoRule("this way of indexing")
-        return Tensor(tuple(out))
+        return tuple(out)
 
     def labels(self, call: MarkCall) -> Any:
         if isinstance(call.raw("input").meta["val"], torch.Tensor):
@@ -362,6 +405,31 @@ class ReshapeModule(Reshape):
 
     def _given(self, call: Call) -> dict[int, Value]:
         return {}
+
+
+class UnflattenModule(Reshape):
+    """nn.Unflatten: the sizes are an attribute of the module, which follows."""
+
+    def depth(self, call: Call) -> Value:
+        module = call.module
+        if not isinstance(module.dim, int) or not all(isinstance(n, int) for n in module.unflattened_size):
+            raise NoRule("named dims")
+        value = super().depth(call)
+        first, given = self._first(call), module.unflattened_size
+        dims = {str(i): value.dims[first + i] for i in range(len(given))}
+        layer = call.layer("parameter", **dims)
+        sizes = tuple((-1,) if n == -1 else layer.dims[str(i)] for i, n in enumerate(given))
+        layer.attributes = (("unflattened_size", sizes),)
+        return value
+
+    def _given(self, call: Call) -> dict[int, Value]:
+        return {self._first(call) + i: Int((n,)) for i, n in enumerate(call.module.unflattened_size)}
+
+    def _settle(self, call: Call, axis: int, dim: Dim) -> None:
+        """Nothing in the graph gives the sizes."""
+
+    def _first(self, call: Call) -> int:
+        return int(call.module.dim) % len(call.dims())
 
 
 class ReshapeLike(Reshape):
@@ -517,8 +585,9 @@ class Pad(Rule):
         return call.moved()
 
 
-class SameShape(Rule):
-    """roll, flip: moves data, keeps every size."""
+@dataclasses.dataclass(frozen=True)
+class Roll(Rule):
+    """roll: moves data around, keeps every size."""
 
     def depth(self, call: Call) -> Value:
         dims = call.dims()
@@ -526,6 +595,54 @@ class SameShape(Rule):
         axes = [axes] if isinstance(axes, int) else axes or range(len(dims))
         call.freeze(*(dims[a % len(dims)] for a in axes), because="changes the order of channels")
         return Tensor(dims)
+
+
+@dataclasses.dataclass(frozen=True)
+class Flip(Rule):
+    """flip, fliplr, flipud: the parts of a dim in reverse order. ``fixed_axis`` is the dim where none is given."""
+
+    fixed_axis: int | None = None
+
+    def depth(self, call: Call) -> Value:
+        dims = call.dims()
+        axes = [self.fixed_axis] if self.fixed_axis is not None else call.number("dims")
+        turned = {a % len(dims) for a in ([axes] if isinstance(axes, int) else axes)}
+        return Tensor(tuple(dim[::-1] if axis in turned else dim for axis, dim in enumerate(dims)))
+
+
+class RepeatInterleave(Rule):
+    """repeat_interleave: each channel several times in a row."""
+
+    def depth(self, call: Call) -> Value:
+        dims, times = call.dims(), call.operand("repeats")
+        if call.raw("dim") is None or not isinstance(times, Int) or not is_fixed(times.dim):
+            raise NoRule("repeats that are not one number along one dim")
+        axis = call.axis()
+        return _with(dims, axis, call.depths.scale(dims[axis], call.size(times.dim), call.why))
+
+
+class Glu(Rule):
+    """glu: the first half of a dim times the sigmoid of the second."""
+
+    def _axis(self, call: Call | MarkCall, ndim: int) -> int:
+        return int(call.module.dim if call.node.op == "call_module" else call.number("dim")) % ndim
+
+    def depth(self, call: Call) -> Value:
+        dims = call.dims()
+        axis = self._axis(call, len(dims))
+        return _with(dims, axis, call.depths.pieces(dims[axis], 2, call.why)[0])
+
+    def labels(self, call: MarkCall) -> Any:
+        axis, shape = self._axis(call, len(call.shape())), call.shape()
+        out: Fields = {}
+        for dim, field in call.fields().items():
+            if dim == axis or field.shape[axis] > 1:
+                wide = field.expand([shape[d] if d == axis else n for d, n in enumerate(field.shape)])
+                value, gate = wide.chunk(2, axis)
+                call.marker.link(value, gate)
+                field = value
+            out[dim] = field
+        return out
 
 
 def _fresh(call: MarkCall) -> Fields:
