@@ -257,7 +257,7 @@ class ChannelPlan:
                     name=name,
                     size=size,
                     quantum=size // depths.steps(root),
-                    minimum=size // depths.steps(root),
+                    minimum=size // depths.steps(root) * depths.least(root),
                     writers=tuple(paths),
                     readers=tuple(readers.get(root, ())),
                     whole_readers=tuple(whole.get(root, ())),

@@ -50,6 +50,7 @@ class Depths:
         self._parent: list[int] = []
         # the rest is kept for the root of each class
         self._steps: list[int] = []
+        self._least: list[Fraction] = []
         self._members: list[list[int]] = []
         self._frozen: list[str | None] = []
         self._notes: list[tuple[str, ...]] = []
@@ -64,6 +65,7 @@ class Depths:
         self._sum.append(None)
         self._parent.append(depth)
         self._steps.append(size)
+        self._least.append(Fraction(0))
         self._members.append([depth])
         self._frozen.append(None)
         self._notes.append(())
@@ -115,6 +117,10 @@ class Depths:
     def steps(self, root: int) -> int:
         """In how many equal steps the class can be built up to its present size."""
         return self._steps[root]
+
+    def least(self, root: int) -> int:
+        """The smallest number of steps that the class may have."""
+        return max(1, math.ceil(self._steps[root] * self._least[root]))
 
     def frozen(self, root: int) -> str | None:
         """Why the class cannot change, or None."""
@@ -177,6 +183,13 @@ class Depths:
         """Keep all depths in ``dim`` at their present sizes; the first reason given to a class stays."""
         for root in self.roots(dim):
             self._frozen[root] = self._frozen[root] or why
+
+    def at_least(self, dim: Dim, channels: int) -> None:
+        """Keep ``dim`` from ever having fewer ``channels`` (some operators do another thing to a dim of length 1)."""
+        if len(self.resolve(dim)) >= channels:
+            return  # every part has a channel
+        for root in self.roots(dim):
+            self._least[root] = max(self._least[root], Fraction(channels, self.size(dim)))
 
     def note(self, dim: Dim, text: str) -> None:
         """Remember that an operator mixes the channels of ``dim``."""
@@ -297,6 +310,7 @@ class Depths:
         self._parent[y] = x
         self._members[x] += self._members[y]
         self._steps[x] = math.gcd(self._steps[x], self._steps[y])
+        self._least[x] = max(self._least[x], self._least[y])
         self._frozen[x] = self._frozen[x] or self._frozen[y]
         self._notes[x] = tuple(dict.fromkeys(self._notes[x] + self._notes[y]))
         self._blocks[x] = math.lcm(self._blocks[x], self._blocks[y])
@@ -328,6 +342,7 @@ class Depths:
                 self._merge(half[0], other)
             new = self.root(half[0])
             self._steps[new] = int(self._steps[root] * share)
+            self._least[new] = self._least[root]
             self._frozen[new] = self._frozen[root]
             self._notes[new] = self._notes[root]
         return self.resolve((part,))

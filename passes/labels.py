@@ -135,21 +135,22 @@ class MarkCall:
         self.result = value
         self.marker = marker
         self._env = env
+        self._names = names
         self._arguments, _ = bind(node, names)
 
     def raw(self, name: str) -> Any:
         return self._arguments[name]
 
     def number(self, name: str) -> Any:
-        return self._concrete(self._arguments[name])
+        return self.concrete(self._arguments[name])
 
-    def _concrete(self, argument: Any) -> Any:
+    def concrete(self, argument: Any) -> Any:
         if isinstance(argument, fx.Node):
             return argument.meta["val"]
         if isinstance(argument, (tuple, list)):
-            return type(argument)(self._concrete(a) for a in argument)
+            return type(argument)(self.concrete(a) for a in argument)
         if isinstance(argument, slice):
-            return slice(*(self._concrete(a) for a in (argument.start, argument.stop, argument.step)))
+            return slice(*(self.concrete(a) for a in (argument.start, argument.stop, argument.step)))
         return argument
 
     def fields(self, name: str = "input") -> Fields:
@@ -189,6 +190,22 @@ class MarkCall:
         val = argument.meta["val"] if isinstance(argument, fx.Node) else argument
         return tuple(val.shape) if isinstance(val, torch.Tensor) else ()
 
+    def traced_shape(self, argument: Any) -> tuple[int, ...]:
+        """Shape of an argument in the traced module.
+
+        A rule tells by it what broadcasts: at the new sizes a channel axis may have length 1 by chance.
+        """
+        return self.shape_of(self._twin(argument) if isinstance(argument, fx.Node) else argument)
+
+    def traced_number(self, name: str) -> Any:
+        """Present value of an argument in the traced module (the groups of a depthwise convolution may become 1)."""
+        return self.concrete(bind(self._twin(self.node), self._names)[0][name])
+
+    @property
+    def traced_out(self) -> Any:
+        """Shape of the result in the traced module, or a nest of shapes."""
+        return shapes(self._twin(self.node).meta["val"])
+
     def axis(self, name: str = "dim", of: str = "input", extra: int = 0) -> int:
         return int(self.number(name)) % (len(self.shape(of)) + extra)
 
@@ -218,46 +235,60 @@ class MarkCall:
         shape[dim] = -1
         return labels.reshape(shape)
 
-    def moved(self, name: str = "input") -> Any:
-        """Labels after an operator that only moves data: it is executed on the labels of each channel axis."""
-        operand = self._arguments[name]
-        return self.moved_by(lambda labels: self._execute(operand, labels), self.result, name)
+    def moved(self, name: str = "input", run: Callable[[fx.Node, torch.Tensor], Any] | None = None) -> Any:
+        """Labels after an operator that only moves data: it is executed on the labels of each channel axis.
 
-    def moved_by(self, move: Callable[[torch.Tensor], Any], result: Any, name: str = "input") -> Any:
-        """Labels of ``result``, to which ``move`` takes the labels of each channel axis of the operand."""
+        ``run`` does to them what the node does, where that is not its operator with labels in place of the operand.
+        """
+        operand = self._arguments[name]
         shape = self.shape(name)
-        given = self.facts.values[self._twin(self._arguments[name])]
-        results: list[tuple[list[int], Any]] = []
+        given = self.facts.values[self._twin(operand)]
+        results: list[_Moved] = []
         for dim, field in self.fields(name).items():
-            depths = self.facts.depths.roots(given.dims[dim])
-            places = self.spread(torch.arange(shape[dim], dtype=torch.float64), dim, len(shape)) * _PLACE
-            results.append((depths, move((field + places).expand(shape))))
-        return self._assign(result, results)
+            labels = (field + _places(shape, dim)).expand(shape)
+            labels = run(self.node, labels) if run else self._execute(self.node, operand, labels)
+            results.append(_Moved(self.facts.depths.roots(given.dims[dim]), labels, self._probe(operand, dim, run)))
+        return self._assign(self.result, results)
 
     def _twin(self, node: fx.Node) -> fx.Node:
         return self.facts.by_name[node.name]
 
-    def _assign(self, value: Any, results: list[tuple[list[int], Any]]) -> Any:
+    def _probe(
+        self, operand: fx.Node, dim: int, run: Callable[[fx.Node, torch.Tensor], Any] | None
+    ) -> Callable[[], Any]:
+        """Where the places along ``dim`` of the operand go in the traced module."""
+
+        def probe() -> Any:
+            node, twin = self._twin(self.node), self._twin(operand)
+            shape = self.shape_of(twin)
+            places = _places(shape, dim).expand(shape)
+            return run(node, places) if run else self._execute(node, twin, places)
+
+        return probe
+
+    def _assign(self, value: Any, results: list[_Moved]) -> Any:
         """Give each executed label tensor to the result's dim that holds the same depths."""
         if isinstance(value, (tuple, list)):
-            return [self._assign(v, [(depths, out[i]) for depths, out in results]) for i, v in enumerate(value)]
+            return [self._assign(v, [moved.item(i) for moved in results]) for i, v in enumerate(value)]
         if not isinstance(value, Tensor):
             return None
         fields: Fields = {}
-        for depths, out in results:
+        for moved in results:
             same = [
                 dim
                 for dim, parts in enumerate(value.dims)
-                if dim not in fields and not is_fixed(parts) and set(self.facts.depths.roots(parts)) & set(depths)
+                if dim not in fields and not is_fixed(parts) and set(self.facts.depths.roots(parts)) & set(moved.depths)
             ]
             if len(same) > 1:  # of dims that change together, the one along which the places vary
-                placed = _compressed(out)
+                placed = _compressed(moved.probe())
                 same.sort(key=lambda dim: -placed.shape[dim])
             if same:
-                fields[same[0]] = _compressed(_compressed(out, same[0]) % _PLACE, same[0])
+                fields[same[0]] = _compressed(_compressed(moved.labels, same[0]) % _PLACE, same[0])
         return fields
 
-    def _execute(self, operand: fx.Node, labels: torch.Tensor) -> Any:
+    def _execute(self, node: fx.Node, operand: fx.Node, labels: torch.Tensor) -> Any:
+        """The operator of ``node`` on labels in place of ``operand``."""
+
         def real(argument: Any) -> Any:
             if argument is operand:
                 return labels
@@ -266,17 +297,36 @@ class MarkCall:
                 return torch.zeros(val.shape, dtype=val.dtype) if isinstance(val, torch.Tensor) else val
             return argument
 
-        args, kwargs = fx.node.map_aggregate((self.node.args, dict(self.node.kwargs)), real)
-        if self.node.op == "call_module":
-            return self.module(*args, **kwargs)
-        if self.node.op == "call_method":
-            name = "reshape" if self.node.target == "view" else str(self.node.target)  # labels are expanded
+        args, kwargs = fx.node.map_aggregate((node.args, dict(node.kwargs)), real)
+        if node.op == "call_module":
+            return (node.graph.owning_module or self.root).get_submodule(str(node.target))(*args, **kwargs)
+        if node.op == "call_method":
+            name = "reshape" if node.target == "view" else str(node.target)  # labels are expanded
             return getattr(args[0], name)(*args[1:], **kwargs)
-        target: Callable[..., Any] = self.node.target  # type: ignore[assignment]
+        target: Callable[..., Any] = node.target  # type: ignore[assignment]
         return target(*args, **kwargs)
 
 
+@dataclasses.dataclass(frozen=True)
+class _Moved:
+    """Labels of one dim after an operator, the classes of that dim, and (computed when asked for) where it went."""
+
+    depths: list[int]
+    labels: Any
+    probe: Callable[[], Any]
+
+    def item(self, index: int) -> _Moved:
+        return _Moved(self.depths, self.labels[index], lambda: self.probe()[index])
+
+
 _PLACE = 2.0**31  # label + place * _PLACE is exact in float64
+
+
+def _places(shape: tuple[int, ...], dim: int) -> torch.Tensor:
+    """The position along ``dim``, out of the way of labels."""
+    view = [1] * len(shape)
+    view[dim] = -1
+    return torch.arange(shape[dim], dtype=torch.float64).reshape(view) * _PLACE
 
 
 def _compressed(field: torch.Tensor, keep: int | None = None) -> torch.Tensor:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 
 from conet_fx.passes import ops
-from conet_fx.passes.call import Call, Facts, Layout, NoRule, Options
+from conet_fx.passes.call import Call, Facts, Layout, NoRule, Options, dims_in
 from conet_fx.passes.depth import Slot
 from conet_fx.passes.rules import Opaque
 from conet_fx.passes.trace import Trace, attribute
@@ -34,6 +34,9 @@ def propagate(traced: Trace, options: Options) -> Facts:
                 raise NoRule("its result has another shape")
         except NoRule as use:
             facts.values[node] = Opaque().because(call, f"is used in a way that is not followed ({use})")
+        for where in node.meta.get("read_as_number", ()):
+            for dim in dims_in(facts.values[node]):
+                facts.depths.note(dim, where)  # the Python of the model computed with the present size
     _tie_shared_tensors(traced, facts)
     if not options.resize_linear:
         _freeze_linear(facts)

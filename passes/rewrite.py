@@ -7,6 +7,7 @@ that are channel counts are set to the new counts, and the result is checked by 
 from __future__ import annotations
 
 import copy
+import itertools
 import warnings
 from collections.abc import Callable, Mapping
 from fractions import Fraction
@@ -17,8 +18,8 @@ import torch
 from torch import fx, nn
 
 from conet_fx.passes import ops
-from conet_fx.passes.call import Facts, Layer, Layout, Path
-from conet_fx.passes.depth import Dim
+from conet_fx.passes.call import Facts, Layer, Layout, Path, Tensor
+from conet_fx.passes.depth import Dim, is_fixed
 from conet_fx.passes.labels import Channels, MarkCall, Marker, Site, match
 from conet_fx.passes.trace import Trace, attribute, graph_module_of
 from conet_fx.passes.verify import verify
@@ -227,27 +228,54 @@ def mark(module: fx.GraphModule, facts: Facts) -> Channels:
         entry = ops.lookup(node, module)
         value = facts.values[facts.by_name[node.name]]
         call = MarkCall(node, module, entry.arguments, facts, value, env, marker)
-        env[node] = entry.rule.labels(call) if facts.moves(value) else None
+        reads = node.op == "call_module" and (node.target, "in") in facts.reading  # also where the result is fixed
+        env[node] = _held(entry.rule.labels(call), value) if reads or facts.moves(value) else None
         if isinstance(env[node], dict):
             still = {dim for dim, parts in enumerate(value.dims) if not facts.depths.moves(parts)}
             for dim, field in env[node].items():
                 marker.holds(field, tuple(still - {dim}))
+    for layouts in _layouts(module, facts).values():
+        for (layer, layout), (other, same) in itertools.pairwise(layouts):  # tied weights have the same channels
+            for one, two in zip(layout.roles, same.roles, strict=True):
+                a, b = marker.sites.get((layer.path, one)), marker.sites.get((other.path, two))
+                if a is not None and b is not None and a.numel() == b.numel():
+                    marker.link(a.flatten(), b.flatten())
     return marker.channels()
+
+
+def _layouts(module: nn.Module, facts: Facts) -> dict[int, list[tuple[Layer, Layout]]]:
+    """All layouts of each tensor of ``module`` by its id: several where layers share it."""
+    found: dict[int, list[tuple[Layer, Layout]]] = {}
+    for layer in facts.layers.values():
+        for layout in layer.tensors:
+            tensor = attribute(module, _tensor_path(layer, layout))
+            if isinstance(tensor, torch.Tensor):
+                found.setdefault(id(tensor), []).append((layer, layout))
+    return found
+
+
+def _held(fields: Any, value: Any) -> Any:
+    """Label fields without those of dims that the value takes as fixed (one operand's depth, frozen by the others)."""
+    if isinstance(fields, list):
+        return [_held(f, v) for f, v in zip(fields, value, strict=True)]
+    if isinstance(fields, dict) and isinstance(value, Tensor):
+        return {dim: field for dim, field in fields.items() if not is_fixed(value.dims[dim])}
+    return fields
 
 
 @torch.no_grad()
 def _inherit(source: fx.GraphModule, resized: fx.GraphModule, facts: Facts, kept: Positions) -> None:
     """Copy the old values of all channels that stay."""
-    laid_out: set[int] = set()
-    for layer in facts.layers.values():
-        for layout in layer.tensors:
-            path = _tensor_path(layer, layout)
-            old, new = attribute(source, path), attribute(resized, path)
-            if isinstance(old, torch.Tensor) and id(old) not in laid_out:
-                laid_out.add(id(old))
-                where = [kept.get((layer.path, role)) if role else None for role in layout.roles]
-                reads = [(layer.path, role) in facts.reading for role in layout.roles]
-                new.copy_(_inherited(old, new, where, reads, layout.blocks))
+    laid_out = _layouts(source, facts)
+    for (layer, layout), *others in laid_out.values():
+        path = _tensor_path(layer, layout)
+        old, new = attribute(source, path), attribute(resized, path)
+        where = [kept.get((layer.path, role)) if role else None for role in layout.roles]
+        reads = [
+            any((x.path, y.roles[axis]) in facts.reading for x, y in ((layer, layout), *others))
+            for axis in range(len(layout.roles))
+        ]
+        new.copy_(_inherited(old, new, where, reads, layout.blocks))
     for name, old in (*source.named_parameters(), *source.named_buffers()):
         if id(old) not in laid_out:
             attribute(resized, name).copy_(old)

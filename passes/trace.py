@@ -13,6 +13,7 @@ import copy
 import dataclasses
 import inspect
 import logging
+import math
 import operator
 import os
 import random
@@ -23,6 +24,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torchvision.ops
 from torch import fx, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.fx.node import map_aggregate
@@ -32,6 +34,17 @@ from torch.nn.utils import parametrize
 from conet_fx.errors import TraceError
 
 Inputs = torch.Tensor | tuple[Any, ...] | list[Any] | Mapping[str, Any]
+
+# Functions that torch cannot dispatch, or would look into: each is one node of the graph when given a proxy.
+_RECORDED = (
+    *(math.sqrt, math.log, math.log2, math.log10, math.exp, math.pow),
+    *(torch.tensor, torch.as_tensor, torch.full, torch.arange, torch.linspace, torch.eye),
+    *(torchvision.ops.deform_conv2d, torchvision.ops.roi_align, torchvision.ops.roi_pool),
+)
+# Modules of these files are one operator each.
+_LEAVES = ("torch.nn.modules.", "torchvision.ops.deform_conv")
+# Layers whose parametrized form is looked into: the graph then holds what computes the weight.
+_PARAMETRIZED = (nn.modules.conv._ConvNd, nn.Linear)
 
 _TORCH = os.path.dirname(os.path.abspath(torch.__file__)) + os.sep
 _HERE = __file__
@@ -119,7 +132,7 @@ class _Proxy(fx.Proxy):
         return _AttributeProxy(self, name)
 
     def __round__(self, digits: int | None = None) -> Any:
-        return round(self.tracer.number(self, "round()"), digits)
+        return round(self._read("round()"), digits)
 
     def __setitem__(self, index: Any, value: Any) -> None:
         self.tracer.create_proxy("call_function", operator.setitem, (self, index, value), {})
@@ -128,13 +141,19 @@ class _Proxy(fx.Proxy):
         return len(self.tracer.value(self, "len()"))
 
     def __int__(self) -> int:
-        return int(self.tracer.number(self, "int()"))
+        return int(self._read("int()"))
 
     def __index__(self) -> int:
         return int(self.tracer.number(self, "an index"))
 
     def __float__(self) -> float:
-        return float(self.tracer.number(self, "float()"))
+        return float(self._read("float()"))
+
+    def _read(self, use: str) -> Any:
+        """The number that this proxy stands for; what the model computes with it will not follow another size."""
+        number = self.tracer.number(self, use)
+        self.node.meta.setdefault("read_as_number", []).append(f"{use} at {_user_line()}")
+        return number
 
 
 class _AttributeProxy(_Proxy, Attribute):
@@ -150,7 +169,8 @@ class _ShapeTracer(fx.Tracer):
     proxy_buffer_attributes = True
 
     def __init__(self, model: nn.Module, call: _Call, flip_mode: bool) -> None:
-        super().__init__(autowrap_modules=())  # type: ignore[arg-type]  # an empty tuple is fine
+        super().__init__(autowrap_modules=(), autowrap_functions=_RECORDED)  # type: ignore[arg-type]
+        self._autowrap_search += [math, torch, torchvision.ops]  # where they stand under their own names
         self.model = model
         self.call = call
         self.flip_mode = flip_mode
@@ -214,7 +234,15 @@ class _ShapeTracer(fx.Tracer):
         return call, [self.root]
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return super().is_leaf_module(m, module_qualified_name) or plain_subclass(m) is not type(m)
+        if isinstance(m, (parametrize.ParametrizationList, torch.nn.utils.parametrizations._WeightNorm)):
+            return False
+        if parametrize.is_parametrized(m) and isinstance(m, _PARAMETRIZED):
+            return False
+        return (
+            super().is_leaf_module(m, module_qualified_name)
+            or type(m).__module__.startswith(_LEAVES)
+            or plain_subclass(m) is not type(m)
+        )
 
     def call_module(
         self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -358,7 +386,7 @@ def plain_subclass(module: nn.Module) -> type[nn.Module]:
     if parametrize.is_parametrized(module) or isinstance(module, nn.Sequential):
         return own
     for base in own.__mro__:
-        if base.__module__.startswith("torch.nn.modules.") and base is not nn.Module:
+        if base.__module__.startswith(_LEAVES) and base is not nn.Module:
             return base
         if set(vars(base)) & _BEHAVIOUR or "forward" in vars(base):
             return own

@@ -7,11 +7,12 @@ from fractions import Fraction
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
-from conet_fx.passes.call import Call, Layout, NoRule, Tensor, Value, fixed_like, product
+from conet_fx.passes.call import Call, Int, Layout, NoRule, Tensor, Value, dims_in, fixed_like, product
 from conet_fx.passes.depth import Dim, Slot, is_fixed
-from conet_fx.passes.labels import Fields, MarkCall
+from conet_fx.passes.labels import Fields, MarkCall, Marker
 from conet_fx.passes.rules.base import EdgeKind, Rule
 from conet_fx.passes.trace import attribute
 
@@ -39,7 +40,7 @@ class Convolution(Rule):
         groups = module.groups
         kernel = tuple(module.kernel_size)
         taps = product(dims_sizes(call, dims[axis + 1 :]) if self.transposed else call.shape[axis + 1 :])
-        taps *= product(kernel) * product(dims_sizes(call, dims[:axis]))
+        taps *= product(kernel)
         multiplier = module.out_channels // module.in_channels
         if self.depthwise(module) and not (is_fixed(x) and multiplier > 1):
             layer = call.layer("depthwise", **{"in": x})
@@ -48,7 +49,7 @@ class Convolution(Rule):
             out = layer.dims["out"]
             first: tuple[Dim, str] = (x, "in") if self.transposed else (out, "out")
             second: tuple[Dim, str] = ((multiplier if self.transposed else 1,), "")
-            call.count(taps, out)
+            call.count(taps, *dims[:axis], out)
             attributes: list[tuple[str, Any]] = [("groups", x)]
             blocks = 1
         else:
@@ -66,7 +67,7 @@ class Convolution(Rule):
             near, far = ((x, "in"), (out, "out")) if self.transposed else ((out, "out"), (x, "in"))
             first = near
             second = (call.depths.scale(far[0], Fraction(1, groups), call.why), far[1])
-            call.count(taps, out, call.depths.scale(x, Fraction(1, groups), call.why))
+            call.count(taps, *dims[:axis], out, call.depths.scale(x, Fraction(1, groups), call.why))
             call.facts.writers[call.path] = out
             call.facts.readers[call.path] = x
             call.facts.reading.add((call.path, "in"))
@@ -100,6 +101,16 @@ class Convolution(Rule):
             call.marker.uses(call.path, "out", out, module.groups)
         before = {d: call.marker.collapse(f, tuple(range(axis, ndim))) for d, f in call.fields().items() if d < axis}
         return {**before, axis: call.spread(out, axis, ndim)}
+
+
+@dataclasses.dataclass(frozen=True)
+class DeformableConvolution(Convolution):
+    """torchvision's DeformConv2d: offsets and masks say where to read, so their channels are a matter of the kernel."""
+
+    def depth(self, call: Call) -> Value:
+        for name in ("offset", "mask"):
+            call.freeze(*dims_in(call.operand(name)), because="says where a kernel reads")
+        return super().depth(call)
 
 
 class Linear(Rule):
@@ -203,6 +214,31 @@ class LayerNorm(Rule):
         return fields
 
 
+_TRANSPOSED = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)
+
+
+class WeightNorm(Rule):
+    """The weight that weight_norm computes: v, scaled so that its norm over all dims but ``dim`` is g."""
+
+    def depth(self, call: Call) -> Value:
+        v, g = call.dims("v"), call.dims("g")
+        axis = call.number("dim")
+        axis = None if axis == -1 else axis % len(v)
+        read = 0 if any(user.target in _TRANSPOSED for user in call.node.users) else 1
+        for d, dim in enumerate(v):
+            if d == axis:
+                call.tie(g[d], dim)
+            elif d != read:
+                call.mixes(dim)  # what is new there changes the norm; what is read enters as zeros
+        return Tensor(tuple(g[d] if d == axis else dim for d, dim in enumerate(v)))
+
+    def labels(self, call: MarkCall) -> Any:
+        v, g = call.fields("v"), call.fields("g")
+        for dim in v.keys() & g.keys():
+            call.marker.link(call.marker.line(v[dim], dim), call.marker.line(g[dim], dim))
+        return v
+
+
 class Parameter(Rule):
     """A parameter or buffer that the graph uses directly: each dim longer than 1 follows what it meets."""
 
@@ -231,9 +267,15 @@ class Parameter(Rule):
 
 @dataclasses.dataclass(frozen=True)
 class FunctionalConvolution(Rule):
-    """F.conv*d with a weight that is a parameter or computed from one (weight standardisation)."""
+    """F.conv*d and F.conv_transpose*d with a weight that is a parameter or computed from one (weight standardisation).
+
+    The weight is [out, in / groups, *kernel], transposed [in, out / groups, *kernel]. In a grouped one (neither dense
+    nor depthwise) all groups share the channels along the second axis, so equal places of all groups come and go
+    together.
+    """
 
     spatial: int
+    transposed: bool = False
 
     def edge(self, module: nn.Module | None) -> EdgeKind:
         return "conv"
@@ -243,23 +285,69 @@ class FunctionalConvolution(Rule):
         axis = len(dims) - self.spatial - 1
         x, groups = dims[axis], call.number("groups")
         call.freeze(*dims[axis + 1 :], *weight[2:], because="convolves along a dim that holds channels")
-        samples = product(dims_sizes(call, (*dims[:axis], *weight[2:]))) * product(call.shape[axis + 1 :])
+        read, out = (weight[0], weight[1]) if self.transposed else (weight[1], weight[0])
         if groups == 1:
-            call.tie(x, weight[1])
+            call.tie(x, read)
         elif groups == call.size(x):
-            call.tie(call.depths.scale(x, call.size(weight[0]) // groups, call.why), weight[0])
+            if self.transposed:
+                call.tie(x, read)
+                call.freeze(out, because="has a multiplier that is a channel count")
+                out = call.depths.scale(x, call.size(out), call.why)
+            else:
+                call.tie(call.depths.scale(x, call.size(out) // groups, call.why), out)
             call.rewrite("groups", x)
+        elif isinstance(given := call.operand("groups"), Int) and not is_fixed(given.dim):
+            raise NoRule("a number of groups that is computed from a channel count")
         else:
-            call.freeze(x, *weight, because="grouped convolution with a weight that is not a module's")
+            block = call.depths.scale(x, Fraction(1, groups), call.why)
+            if self.transposed:
+                call.tie(x, read)
+                out = call.depths.scale(out, groups, call.why)
+            else:
+                call.tie(block, read)
+                call.depths.multiple(out, groups, call.why)
         if isinstance(call.operand("bias"), Tensor):
-            call.tie(call.dims("bias")[0], weight[0])
-        call.count(samples, weight[0], weight[1])
-        if groups == 1:
-            _owns(call, weight)
-        return Tensor((*dims[:axis], weight[0], *((n,) for n in call.shape[axis + 1 :])))
+            call.tie(call.dims("bias")[0], out)
+        inside = dims[axis + 1 :] if self.transposed else tuple((n,) for n in call.shape[axis + 1 :])
+        call.count(product(dims_sizes(call, (*weight[2:], *inside))), *dims[:axis], weight[0], weight[1])
+        if groups == 1 or groups != call.size(x):
+            _owns(call, read, x, out)
+        return Tensor((*dims[:axis], out, *((n,) for n in call.shape[axis + 1 :])))
 
     def labels(self, call: MarkCall) -> Any:
-        return _functional_labels(call, len(call.shape()) - self.spatial - 1, call.number("groups"))
+        marker, fields, weight = call.marker, call.fields(), call.fields("weight")
+        ndim = len(call.shape())
+        axis = ndim - self.spatial - 1
+        groups, channels = call.traced_number("groups"), call.traced_shape(call.raw("input"))[axis]
+        x = marker.line(fields[axis], axis) if axis in fields else None
+        first, second = (marker.line(weight[d], d) if d in weight else None for d in (0, 1))
+        read, out = (first, second) if self.transposed else (second, first)
+        if groups == 1:
+            _link(marker, x, read)
+        elif groups == channels and self.transposed:
+            _link(marker, x, read)
+            out = None if x is None else x.repeat_interleave(call.traced_shape(call.raw("weight"))[1])
+        elif groups == channels:
+            _link(marker, out, None if x is None or out is None else x.repeat_interleave(len(out) // len(x)))
+        elif self.transposed:
+            _link(marker, x, read)
+            for labels in (x, read):
+                if labels is not None:
+                    marker.holds(labels.reshape(groups, -1), (0,))
+            out = None if out is None else out.repeat(groups)
+        else:
+            _link(marker, x, None if read is None else read.repeat(groups))
+            if out is not None:
+                marker.holds(out.reshape(groups, -1), (0,))
+        _link(marker, out, call.fields_of(call.raw("bias")).get(0))
+        before = {d: marker.collapse(f, tuple(range(axis, ndim))) for d, f in fields.items() if d < axis}
+        return before if out is None else {**before, axis: call.spread(out, axis, ndim)}
+
+
+def _link(marker: Marker, a: torch.Tensor | None, b: torch.Tensor | None) -> None:
+    """One-dimensional labels at equal positions are one channel, where both sides have labels."""
+    if a is not None and b is not None:
+        marker.link(a.flatten(), b.flatten())
 
 
 class FunctionalLinear(Rule):
@@ -274,31 +362,22 @@ class FunctionalLinear(Rule):
         if isinstance(call.operand("bias"), Tensor):
             call.tie(call.dims("bias")[0], weight[0])
         call.count(1, *dims, weight[0])
-        path = _owns(call, weight)
+        path = _owns(call, weight[1], dims[-1], weight[0])
         if path is not None:
             call.facts.linear.add(path)
         return Tensor((*dims[:-1], weight[0]))
 
     def labels(self, call: MarkCall) -> Any:
-        return _functional_labels(call, len(call.shape()) - 1, 1)
-
-
-def _functional_labels(call: MarkCall, axis: int, groups: int) -> Fields:
-    """Labels through a convolution or linear function: inputs meet the second axis of the weight, outputs the first."""
-    ndim = len(call.shape())
-    weight, x = call.fields("weight"), call.fields()
-    fields = {d: call.marker.collapse(f, (axis,)) for d, f in x.items() if d < axis}
-    if axis in x and groups == 1 and 1 in weight:
-        call.marker.link(call.marker.line(x[axis], axis), call.marker.line(weight[1], 1))
-    if 0 in weight:
-        out = call.marker.line(weight[0], 0)
-        if axis in x and groups > 1 and groups == call.shape()[axis]:
-            call.marker.link(out, call.marker.line(x[axis], axis).repeat_interleave(len(out) // groups))
-        bias = call.fields_of(call.raw("bias")).get(0)
-        if bias is not None:
-            call.marker.link(out, bias.flatten())
-        fields[axis] = call.spread(out, axis, ndim)
-    return fields
+        marker, fields, weight = call.marker, call.fields(), call.fields("weight")
+        axis = len(call.shape()) - 1
+        if axis in fields and 1 in weight:
+            marker.link(marker.line(fields[axis], axis), marker.line(weight[1], 1))
+        out = {d: marker.collapse(f, (axis,)) for d, f in fields.items() if d < axis}
+        if 0 in weight:
+            written = marker.line(weight[0], 0)
+            _link(marker, written, call.fields_of(call.raw("bias")).get(0))
+            out[axis] = call.spread(written, axis, axis + 1)
+        return out
 
 
 @dataclasses.dataclass(frozen=True)
@@ -354,17 +433,21 @@ class FunctionalLayerNorm(Rule):
         return fields
 
 
-def _owns(call: Call, weight: tuple[Dim, ...]) -> str | None:
-    """Note who writes ``weight[0]`` and reads ``weight[1]``: the module whose parameter the weight is made of."""
+def _owns(call: Call, read: Dim, x: Dim, out: Dim) -> str | None:
+    """Note who writes ``out`` and reads ``x``: the module of the parameter whose axis ``read`` is summed with ``x``."""
     for layer in call.facts.layers.values():
         for role, dim in layer.dims.items():
-            if layer.kind == "parameter" and call.depths.resolve(dim) == call.depths.resolve(weight[1]):
-                path = layer.path.rpartition(".")[0] or layer.path
-                call.facts.writers[path] = weight[0]
-                call.facts.readers[path] = weight[1]
+            if layer.kind == "parameter" and call.depths.resolve(dim) == call.depths.resolve(read):
+                path = layer.path.partition(".parametrizations.")[0]
+                path = path if path != layer.path else layer.path.rpartition(".")[0] or layer.path
+                called = call.node.graph.find_nodes(op="call_module", target=path)
+                if called and role != ("0" if getattr(call.root.get_submodule(path), "transposed", False) else "1"):
+                    path = layer.path  # the module writes what this operator reads
+                call.facts.writers[path] = out
+                call.facts.readers[path] = x
                 call.facts.reading.add((layer.path, role))
                 return path
-    call.mixes(weight[1])  # nothing is there to be set to zero for a new channel
+    call.mixes(read)  # nothing is there to be set to zero for a new channel
     return None
 
 

@@ -53,7 +53,8 @@ class Arithmetic(Summation):
     def _on_numbers(self, call: Call) -> Value:
         values = [call.value(a) for a in call.node.args]
         if len(values) != 2 or not all(isinstance(v, Int) for v in values) or all(is_fixed(v.dim) for v in values):
-            if self.name == "other" or all(is_fixed(d) for d in dims_in(values)):
+            real = isinstance(call.node.meta["val"], float)
+            if (self.name == "other" and real) or all(is_fixed(d) for d in dims_in(values)):
                 for dim in dims_in(values):
                     call.mixes(dim)  # a factor such as 1 / sqrt(channels)
                 return fixed_like(call.node.meta["val"])
