@@ -150,6 +150,11 @@ _TRANSPOSED_ARGUMENTS = "input weight bias=None stride=1 padding=0 output_paddin
 register(rules.FunctionalConvolution(1, True), _TRANSPOSED_ARGUMENTS, functions=[F.conv_transpose1d])
 register(rules.FunctionalConvolution(2, True), _TRANSPOSED_ARGUMENTS, functions=[F.conv_transpose2d])
 register(rules.FunctionalConvolution(3, True), _TRANSPOSED_ARGUMENTS, functions=[F.conv_transpose3d])
+register(
+    rules.FunctionalDeformable(2),
+    "input offset weight bias=None stride=1 padding=0 dilation=1 mask=None groups=1",
+    functions=[torchvision.ops.deform_conv2d],
+)
 register(rules.FunctionalLinear(), "input weight bias=None", functions=[F.linear])
 register(
     rules.FunctionalNorm(("mean", "var", "weight", "bias")),
@@ -189,7 +194,8 @@ register(
         F.hardtanh, F.hardswish, F.hardsigmoid, F.logsigmoid, F.sigmoid, F.tanh, F.threshold, F.tanhshrink,
         F.softshrink, F.hardshrink, F.rrelu, F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout,
         F.feature_alpha_dropout, torchvision.ops.stochastic_depth,
-        *_in_place("elu celu selu leaky_relu hardtanh rrelu threshold"), *_functions(_ELEMENTWISE), torch.zeros_like, torch.ones_like, torch.rand_like,
+        *_in_place("elu celu selu leaky_relu hardtanh rrelu threshold"), *_functions(_ELEMENTWISE), torch.zeros_like,
+        torch.ones_like, torch.rand_like,
         torch.randn_like, torch.empty_like, torch.full_like, torch.randint_like,
         operator.neg, operator.pos, operator.invert, operator.abs,
     ],
@@ -228,7 +234,8 @@ register(
                F.max_pool3d_with_indices, F.adaptive_max_pool3d_with_indices, F.fractional_max_pool3d,
                F.fractional_max_pool3d_with_indices],
     modules=[nn.MaxPool3d, nn.AvgPool3d, nn.LPPool3d, nn.AdaptiveAvgPool3d, nn.AdaptiveMaxPool3d,
-             nn.FractionalMaxPool3d, nn.ReflectionPad3d, nn.ReplicationPad3d, nn.ConstantPad3d, nn.ZeroPad3d, nn.CircularPad3d],
+             nn.FractionalMaxPool3d, nn.ReflectionPad3d, nn.ReplicationPad3d, nn.ConstantPad3d, nn.ZeroPad3d,
+             nn.CircularPad3d],
 )  # fmt: skip
 register(
     rules.Spatial(0),  # all dims after the channels
@@ -459,7 +466,8 @@ register(
 )
 register(rules.Glu(), "input dim=-1", functions=[F.glu], modules=[nn.GLU])
 register(rules.Create(), "*sizes", functions=[torch.zeros, torch.ones, torch.empty, torch.rand, torch.randn])
-register(rules.Create(), "input *sizes", methods="new_zeros new_ones new_empty new_full")
+register(rules.Create(), "input *sizes", methods="new_zeros new_ones new_empty")
+register(rules.Create(), "input sizes", methods="new_full")
 register(rules.Create(), "sizes", functions=[torch.full])
 register(rules.Constant(), "data", functions=[torch.tensor])
 register(rules.Constant(), "input data", methods="new_tensor")

@@ -38,7 +38,6 @@ Inputs = torch.Tensor | tuple[Any, ...] | list[Any] | Mapping[str, Any]
 # Functions that torch cannot dispatch, or would look into: each is one node of the graph when given a proxy.
 _RECORDED = (
     *(math.sqrt, math.log, math.log2, math.log10, math.exp, math.pow),
-    *(torch.tensor, torch.as_tensor, torch.full, torch.arange, torch.linspace, torch.eye),
     *(torchvision.ops.deform_conv2d, torchvision.ops.roi_align, torchvision.ops.roi_pool),
 )
 # Modules of these files are one operator each.
@@ -170,7 +169,7 @@ class _ShapeTracer(fx.Tracer):
 
     def __init__(self, model: nn.Module, call: _Call, flip_mode: bool) -> None:
         super().__init__(autowrap_modules=(), autowrap_functions=_RECORDED)  # type: ignore[arg-type]
-        self._autowrap_search += [math, torch, torchvision.ops]  # where they stand under their own names
+        self._autowrap_search += [math, torchvision.ops]  # where they stand under their own names
         self.model = model
         self.call = call
         self.flip_mode = flip_mode
@@ -240,7 +239,7 @@ class _ShapeTracer(fx.Tracer):
             return False
         return (
             super().is_leaf_module(m, module_qualified_name)
-            or type(m).__module__.startswith(_LEAVES)
+            or (type(m).__module__.startswith(_LEAVES) and not isinstance(m, nn.Sequential))
             or plain_subclass(m) is not type(m)
         )
 
@@ -337,7 +336,10 @@ class _ShapeTracer(fx.Tracer):
 
 @contextlib.contextmanager
 def _factories_that_take_proxies() -> Iterator[None]:
-    """Let ``torch.zeros(x.size(0), 3)`` be recorded: as ``torch.zeros((x.size(0), 3))``, which torch can dispatch."""
+    """Let functions that torch cannot dispatch take sizes of the graph.
+
+    ``torch.zeros(x.size(0), 3)`` is recorded as ``torch.zeros((x.size(0), 3))``, ``torch.arange(x.size(1))`` as it is.
+    """
 
     def taking_proxies(factory: Callable[..., Any]) -> Callable[..., Any]:
         def call(*size: Any, **options: Any) -> Any:
@@ -346,10 +348,21 @@ def _factories_that_take_proxies() -> Iterator[None]:
 
         return call
 
-    originals = {name: getattr(torch, name) for name in ("zeros", "ones", "empty", "rand", "randn")}
+    def recorded(factory: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **options: Any) -> Any:
+            proxy = next((a for a in leaves((args, options)) if isinstance(a, fx.Proxy)), None)
+            if proxy is None:
+                return factory(*args, **options)
+            return proxy.tracer.create_proxy("call_function", factory, args, options)
+
+        return call
+
+    wrappers = dict.fromkeys(("zeros", "ones", "empty", "rand", "randn"), taking_proxies)
+    wrappers |= dict.fromkeys(("tensor", "full", "arange", "linspace", "eye"), recorded)
+    originals = {name: getattr(torch, name) for name in wrappers}
     try:
         for name, factory in originals.items():
-            setattr(torch, name, taking_proxies(factory))
+            setattr(torch, name, wrappers[name](factory))
         yield
     finally:
         for name, factory in originals.items():

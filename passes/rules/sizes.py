@@ -30,7 +30,7 @@ class Shape(Rule):
             return [Int(dim) for dim in dims] if which is None else Int(dims[which])
         if name in ("T", "mT", "H", "mH"):
             return Permute().depth(call)
-        if name == "data":
+        if name in ("data", "real", "imag"):
             return Tensor(dims)
         return fixed_like(call.node.meta["val"])
 
@@ -38,10 +38,12 @@ class Shape(Rule):
         name = call._arguments.get("name")
         if name in _FIELDS and isinstance(call.result, Tensor):
             return call.item("input", _FIELDS[name])
+        if name in ("data", "real", "imag"):
+            return call.fields()
         return call.moved() if isinstance(call.result, Tensor) else None
 
 
-_FIELDS = {"values": 0, "indices": 1}  # of what torch.max, sort and the like return
+_FIELDS = {"values": 0, "indices": 1, "min": 0, "max": 1}  # of what torch.max, sort, aminmax and the like return
 
 
 @dataclasses.dataclass(frozen=True)
