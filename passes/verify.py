@@ -13,7 +13,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from conet_fx.errors import ResizeError
-from conet_fx.passes.call import Facts, Int, Tensor, Value
+from conet_fx.passes.call import Facts, Int, Tensor, Value, Written
 from conet_fx.passes.depth import Dim
 from conet_fx.passes.nodes import source
 from conet_fx.passes.shapes import Shapes, undisturbed
@@ -77,6 +77,8 @@ def _shape_of(a: Any) -> Any:
 
 def agrees(val: Any, value: Value, size: Callable[[Dim], int]) -> bool:
     """True where the result of a node has the sizes that its value says."""
+    if isinstance(value, Written):
+        return val is None
     if isinstance(value, Tensor):
         return isinstance(val, torch.Tensor) and tuple(val.shape) == _shape(value, size)
     if isinstance(value, Int):
