@@ -148,7 +148,7 @@ register(
     modules=[nn.MultiheadAttention],
 )
 register(rules.DeformableConvolution(2), "input offset mask=None", modules=[torchvision.ops.DeformConv2d])
-register(rules.Recurrent(), "input state=None", modules=[nn.RNN, nn.GRU, nn.LSTM])
+register(rules.Recurrent(), "input state=None", modules=[nn.RNN, nn.GRU, nn.LSTM, nn.RNNCell, nn.GRUCell, nn.LSTMCell])
 register(rules.Embedding(), modules=[nn.Embedding])
 register(rules.FunctionalEmbedding(), "input weight padding_idx=None max_norm=None", functions=[F.embedding])
 register(rules.WeightNorm(), "v g dim=0", functions=[torch._weight_norm])
@@ -498,6 +498,6 @@ register(
     rules.Ignore(),
     "input",
     functions=[torch._assert, builtins.len],
-    methods="dim ndimension is_floating_point is_complex is_signed is_contiguous element_size get_device stride",
+    methods="dim ndimension is_floating_point is_complex is_signed is_contiguous element_size get_device",
 )
 register(rules.Numel(), functions=[torch.numel], methods="numel nelement")

@@ -22,6 +22,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import conet_fx
 from conet_fx.plan import ChannelGroup, ChannelPlan
 
+RECURRENT = (nn.RNNBase, nn.modules.rnn.RNNCellBase)
 TOLERANCE = 1e-9  # float64, relative to the largest output
 
 
@@ -245,10 +246,10 @@ def masked(plan: ChannelPlan, resized: nn.Module, model: nn.Module) -> nn.Module
             zero_others(attention_weight(owner, role), 1, positions)
         elif isinstance(owner, nn.Linear):
             zero_others(owner.weight, 1, positions)
-        elif isinstance(owner, nn.RNNBase):
-            for name in owner._flat_weights_names:
-                if name.startswith("weight_ih_l0"):
-                    zero_others(getattr(owner, name), 1, positions)
+        elif isinstance(owner, RECURRENT):
+            for name, weight in owner.named_parameters():
+                if name == "weight_ih" or name.startswith("weight_ih_l0"):
+                    zero_others(weight, 1, positions)
         elif getattr(owner, "transposed", False):
             zero_others(owner.weight, 0, positions)
         else:
@@ -269,7 +270,7 @@ def width(module: nn.Module, path: str, role: str) -> int:
         return owner.shape[int(role)]
     if isinstance(owner, nn.MultiheadAttention):
         return attention_weight(owner, role).shape[1]
-    if isinstance(owner, nn.RNNBase):
+    if isinstance(owner, RECURRENT):
         return int(owner.input_size)
     return int(owner.in_features if isinstance(owner, nn.Linear) else owner.in_channels)
 
