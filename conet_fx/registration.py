@@ -15,7 +15,6 @@ from typing import Any, cast
 
 import torch
 from torch import nn
-from torch._library.custom_ops import CustomOpDef
 from torch._ops import OpOverload, OpOverloadPacket
 
 from conet_fx.passes import custom, ops
@@ -146,7 +145,7 @@ def _check_new(key: Any, table: Mapping[Any, ops.Entry]) -> None:
 
 def _functions(target: Any) -> list[Callable[..., Any]]:
     """What stands in the graph where ``target`` is called."""
-    if isinstance(target, CustomOpDef):
+    if isinstance(target, torch.library.CustomOpDef):
         target = target._opoverload
     if isinstance(target, OpOverload):
         packet = target.overloadpacket
