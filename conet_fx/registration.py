@@ -15,6 +15,7 @@ from typing import Any, cast
 
 import torch
 from torch import nn
+from torch._library.custom_ops import CustomOpDef
 from torch._ops import OpOverload, OpOverloadPacket
 
 from conet_fx.passes import custom, ops
@@ -145,7 +146,7 @@ def _check_new(key: Any, table: Mapping[Any, ops.Entry]) -> None:
 
 def _functions(target: Any) -> list[Callable[..., Any]]:
     """What stands in the graph where ``target`` is called."""
-    if isinstance(target, torch.library.CustomOpDef):
+    if isinstance(target, CustomOpDef):
         target = target._opoverload
     if isinstance(target, OpOverload):
         packet = target.overloadpacket
