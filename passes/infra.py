@@ -101,8 +101,8 @@ class PropagatePass(PassBase):
     Sets ``meta["conet_fx"]`` of each node, and of the module: ``groups``, a tuple of
     :class:`~conet_fx.passes.groups.ChannelGroup`, and ``options``. The graph itself stays as it is.
 
-    ``example_inputs`` may be left out where the inputs have their ``meta["val"]`` (:class:`ShapePass`, FakeTensorProp of
-    torch.fx). ``tie_concat``, ``strict``, ``resize_linear``: as in ``conet_fx.analyze``.
+    ``example_inputs`` may be left out where the inputs have their ``meta["val"]``, from :class:`ShapePass` or
+    FakeTensorProp of torch.fx. ``tie_concat``, ``strict``, ``resize_linear``: as in ``conet_fx.analyze``.
     """
 
     def __init__(

@@ -108,7 +108,22 @@ class Attention(nn.Module):
         return self.head(x.mean(1))
 
 
-NETS: Sequence[Callable[[], nn.Module]] = (Residual, Views, Flags, Attention)
+class Assigned(nn.Module):
+    """Writes into a tensor."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = conv(3, 8, 3)
+        self.b = conv(8, 6)
+        self.head = conv(6, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.a(x).clone()
+        x[:, :, 0] = 0.0
+        return self.head(self.b(x))
+
+
+NETS: Sequence[Callable[[], nn.Module]] = (Residual, Views, Flags, Attention, Assigned)
 
 
 @pytest.fixture(params=NETS, ids=lambda build: build.__name__)
