@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
-import platform
 import sys
 import time
 from collections.abc import Callable
@@ -23,6 +22,7 @@ import torch
 import torchvision
 from torch import nn
 
+from benchmarks.processes import processor
 from conet_fx.probe import probe, probed_layers
 
 
@@ -76,14 +76,6 @@ def best_of(repeats: int, runs: dict[str, Callable[[], Any]]) -> dict[str, float
             if repeat > 0:
                 best[name] = min(best[name], time.process_time() - start)
     return best
-
-
-def processor() -> str:
-    """The name of the processor, as the system gives it."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.is_file() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
 
 
 def main(arguments: list[str] | None = None) -> None:

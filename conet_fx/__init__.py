@@ -3,8 +3,10 @@
 from conet_fx import probe, search
 from conet_fx.errors import ConetError, ConstraintError, RecipeError, ResizeError, SearchError, TraceError
 from conet_fx.optimize import optimize
+from conet_fx.passes.info import ChannelInfo
 from conet_fx.plan import ChannelGroup, ChannelPlan, Cost, analyze
 from conet_fx.recipe import apply, load, save
+from conet_fx.registration import Registration, register_module, register_op
 from conet_fx.search.config import SearchConfig
 from conet_fx.search.history import Trial
 from conet_fx.search.result import SearchResult
@@ -13,11 +15,13 @@ __version__ = "0.1.0"
 
 __all__ = [
     "ChannelGroup",
+    "ChannelInfo",
     "ChannelPlan",
     "ConetError",
     "ConstraintError",
     "Cost",
     "RecipeError",
+    "Registration",
     "ResizeError",
     "SearchConfig",
     "SearchError",
@@ -29,6 +33,8 @@ __all__ = [
     "load",
     "optimize",
     "probe",
+    "register_module",
+    "register_op",
     "save",
     "search",
 ]

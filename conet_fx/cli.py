@@ -3,7 +3,7 @@
 conet-fx search --arch resnet18_cifar --data digits
 conet-fx search --arch torchvision:mobilenet_v2 --data cifar10 --root data --delta 0.01 --trials 25
 conet-fx report runs/resnet18_cifar-digits
-conet-fx graph --arch torchvision:densenet121 --shape 3 224 224
+conet-fx graph torchvision:densenet121 --shape 3 224 224 -o densenet.svg
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from lightning_fabric import Fabric
 from rich.console import Console
 
 from conet_fx import data, models, recipe
+from conet_fx.draw import check_suffix
 from conet_fx.errors import ConetError
 from conet_fx.evaluate import EvaluationConfig, evaluate, rivals
 from conet_fx.optimize import optimize
@@ -138,8 +139,10 @@ def _report(arguments: Namespace) -> None:
 
 def _graph(arguments: Namespace) -> None:
     """Say which channel groups a network has, or draw its labelled graph."""
+    if arguments.output is not None:
+        check_suffix(Path(arguments.output))
     channels, *_ = arguments.shape
-    model = models.build(arguments.arch, arguments.classes, channels).eval()
+    model = models.build(arguments.model, arguments.classes, channels).eval()
     plan = analyze(
         model,
         torch.zeros(1, *arguments.shape),
@@ -147,7 +150,11 @@ def _graph(arguments: Namespace) -> None:
         resize_linear=arguments.resize_linear,
         strict=arguments.strict,
     )
-    print(plan.to_dot() if arguments.dot else plan.explain())
+    if arguments.output is None:
+        print(plan.explain())
+    else:
+        plan.draw(arguments.output)
+        print(arguments.output)
 
 
 # --- arguments -------------------------------------------------------------------------------------------------
@@ -181,10 +188,12 @@ def _parser(argv: Sequence[str]) -> ArgumentParser:
     commands.add_subcommand("report", report, help="write the HTML page of a run")
 
     graph = ArgumentParser(description=_graph.__doc__)
-    graph.add_argument("--arch", type=str, required=True, help="resnet18_cifar, torchvision:NAME or module:factory")
+    graph.add_argument("model", type=str, help="resnet18_cifar, torchvision:NAME or module:factory")
+    graph.add_argument(
+        "-o", "--output", type=str | None, default=None, help="draw into a .dot, .svg, .png or .pdf file"
+    )
     graph.add_argument("--shape", type=int, nargs=3, default=[3, 224, 224], help="channels, height and width")
     graph.add_argument("--classes", type=PositiveInt, default=10)
-    graph.add_argument("--dot", action="store_true", help="the labelled graph for Graphviz")
     graph.add_argument("--tie_concat", action="store_true", help="parts of a concatenation keep their proportion")
     graph.add_argument("--resize_linear", action="store_true", help="hidden linear layers may change too")
     graph.add_argument("--strict", action="store_true", help="fail at an operator that is not in the table")

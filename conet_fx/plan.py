@@ -8,46 +8,31 @@ smaller = plan.resize({"layer1.0.conv1": 24}, init="inherit")
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import functools
 from collections.abc import Callable, Mapping
-from fractions import Fraction
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any, Literal, cast
 
 import networkx
 import torch
 from torch import fx, nn
 
-from conet_fx.errors import ResizeError
+from conet_fx.draw import draw, to_dot
+from conet_fx.errors import TraceError
+from conet_fx.explain import explain
+from conet_fx.passes import ops
 from conet_fx.passes.call import Facts, Options
 from conet_fx.passes.constraints import label
 from conet_fx.passes.depth import Dim
+from conet_fx.passes.groups import ChannelGroup, channel_groups, find, scales
+from conet_fx.passes.info import annotate, record
+from conet_fx.passes.inputs import Inputs
+from conet_fx.passes.nodes import attribute
 from conet_fx.passes.propagation import propagate
 from conet_fx.passes.rewrite import rewrite
-from conet_fx.passes.trace import Inputs, Trace, attribute, trace
+from conet_fx.passes.trace import Trace, trace
 
-
-@dataclasses.dataclass(frozen=True)
-class ChannelGroup:
-    """Channel sizes that must stay equal (or in proportion): the unit that is resized.
-
-    ``name`` is the module path of the first writer (with ``#2``, ``#3`` where one module is the first writer of several
-    groups) and ``size`` its channels in this group. Sizes are multiples of ``quantum`` and at least ``minimum``.
-    ``writers`` and ``readers`` are the dense and grouped convolutions and linear layers whose output or input channels
-    these are, in the order of the graph; ``whole_readers`` those whose entire input is this group. ``frozen`` says why
-    the size cannot change, or None. ``mixed_by`` names operators that normalise or reduce over the channels: there
-    ``init="inherit"`` cannot keep the function exactly.
-    """
-
-    name: str
-    size: int
-    quantum: int
-    minimum: int
-    writers: tuple[str, ...]
-    readers: tuple[str, ...]
-    whole_readers: tuple[str, ...]
-    frozen: str | None
-    mixed_by: tuple[str, ...]
+__all__ = ["ChannelGroup", "ChannelPlan", "Cost", "analyze"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,9 +62,15 @@ def analyze(
     Raises ``TypeError`` or ``ValueError`` for bad arguments, :class:`~conet_fx.errors.TraceError` for a model that
     cannot be traced, :class:`~conet_fx.errors.ConstraintError` with ``strict``.
     """
-    traced = trace(model, example_inputs)
-    facts = propagate(traced, Options(tie_concat=tie_concat, strict=strict, resize_linear=resize_linear))
-    return ChannelPlan(traced, facts)
+    traced = trace(model, example_inputs, is_leaf=ops.knows, in_pieces=not strict)
+    options = Options(tie_concat=tie_concat, strict=strict, resize_linear=resize_linear)
+    facts = propagate(traced, options)
+    annotate(traced.graph_module, facts, facts.depths.size)
+    record(traced.graph_module, facts, options)
+    plan = ChannelPlan(traced, facts)
+    if traced.pieces and not plan.free:
+        raise TraceError(traced.pieces.reason)
+    return plan
 
 
 class ChannelPlan:
@@ -88,8 +79,8 @@ class ChannelPlan:
     def __init__(self, traced: Trace, facts: Facts) -> None:
         self.trace = traced
         self.facts = facts
-        self._roots: dict[str, int] = {}
-        self.groups: tuple[ChannelGroup, ...] = tuple(self._make_groups())
+        self._groups = channel_groups(facts)
+        self.groups: tuple[ChannelGroup, ...] = tuple(self._groups.values())
 
     def __repr__(self) -> str:
         name = type(self.trace.graph_module).__name__
@@ -110,25 +101,20 @@ class ChannelPlan:
     @functools.cached_property
     def graph(self) -> networkx.MultiDiGraph[str]:
         """The labelled DAG (:func:`conet_fx.passes.constraints.label`)."""
-        return label(self.trace)
+        return label(self.trace, self.facts.entries)
 
     def group(self, name: str) -> ChannelGroup:
         """The group called ``name``. Raises :class:`ResizeError` for an unknown name."""
-        for group in self.groups:
-            if group.name == name:
-                return group
-        near = difflib.get_close_matches(name, [group.name for group in self.groups], n=1)
-        hint = f"did you mean {near[0]!r}?" if near else "plan.sizes lists the groups"
-        raise ResizeError(f"there is no channel group {name!r}; {hint}")
+        return find(self.groups, name)
 
     def cost(self, sizes: Mapping[str, int] | None = None) -> Cost:
         """Parameters and MACs at ``sizes`` (groups left out keep their size), exact, without building anything."""
-        scales = self._scales(sizes or {})
+        factors = scales(self._groups, sizes or {})
 
         def volume(terms: tuple[Dim, ...]) -> int:
             out = 1
             for dim in terms:
-                out *= self.facts.depths.size(dim, scales)
+                out *= self.facts.depths.size(dim, factors)
             return out
 
         return Cost(
@@ -155,117 +141,34 @@ class ChannelPlan:
         initialisations that a model does in its constructor). ``init="inherit"``: the weights of channels that stay,
         those of largest norm when a group shrinks; new channels enter with zero reader weights and keep the function.
 
+        A model that can be traced in pieces only (``plan.trace.pieces``) gives a copy of the caller's module instead of
+        a GraphModule, with the submodules in ``plan.trace.pieces.paths`` resized inside.
+
         Raises :class:`ResizeError` for an unknown group, a frozen one, a size below its minimum or not a multiple of
         its quantum; ``ValueError`` for an unknown ``init``.
         """
         if init not in ("reset", "inherit"):
             raise ValueError(f"init must be 'reset' or 'inherit', not {init!r}")
-        return rewrite(self.trace, self.facts, self._scales(sizes), init, init_fn)
-
-    def _scales(self, sizes: Mapping[str, int]) -> dict[int, Fraction]:
-        """The factor of each class of depths. Raises :class:`ResizeError` for sizes that the groups do not allow."""
-        scales: dict[int, Fraction] = {}
-        for name, size in sizes.items():
-            group = self.group(name)
-            if isinstance(size, bool) or not isinstance(size, int):
-                raise ResizeError(f"the size of {name!r} must be an integer, not {size!r}")
-            if size == group.size:
-                continue
-            if group.frozen is not None:
-                raise ResizeError(f"{name!r} must keep its {group.size} channels ({group.frozen}), not {size}")
-            if size < group.minimum:
-                raise ResizeError(f"{name!r} needs at least {group.minimum} channels, not {size}")
-            if size % group.quantum:
-                low = max(group.minimum, size - size % group.quantum)
-                raise ResizeError(
-                    f"{name!r} must be a multiple of {group.quantum}, not {size}: take {low} or {low + group.quantum}"
-                )
-            scales[self._roots[name]] = Fraction(size, group.size)
-        return scales
+        return cast(fx.GraphModule, rewrite(self.trace, self.facts, scales(self._groups, sizes), init, init_fn))
 
     # --- telling --------------------------------------------------------------------------------------------
 
     def explain(self) -> str:
-        """What may change, what may not and why, and where the function cannot be kept exactly."""
-        free, frozen = self.free, [group for group in self.groups if group.frozen is not None]
-        cost = self.cost()
-        lines = [
-            f"{type(self.trace.graph_module).__name__}: {len(free)} free and {len(frozen)} frozen channel groups, "
-            f"{cost.params:,} parameters, {cost.macs:,} MACs"
-        ]
-        if self.trace.mode_dependent:
-            mode = "train" if self.trace.graph_module.training else "eval"
-            lines.append(f"The model takes other paths in train than in eval mode; this plan is of its {mode} mode.")
-        for group in free:
-            step = f", multiple of {group.quantum}" if group.quantum > 1 else ""
-            lines.append(f"  {group.name}: {group.size} channels{step}")
-            lines.append(f"      written by {', '.join(group.writers)}")
-            lines.append(f"      read by {', '.join(group.readers) or 'nothing dense'}")
-            if group.mixed_by:
-                lines.append(
-                    f"      mixed by {'; '.join(group.mixed_by)}: inherited weights keep the function only nearly"
-                )
-        lines += [f"  {group.name}: {group.size} channels, frozen: {group.frozen}" for group in frozen]
-        for text in dict.fromkeys(self.facts.unknown):
-            lines.append(f"  not followed: {text}")
-        return "\n".join(lines)
+        """A table in plain text: what may change, what may not and why, where the function cannot be kept exactly."""
+        return explain(self)
 
     def to_dot(self) -> str:
-        """The labelled graph for Graphviz: conv edges bold, summations as circles, concatenations as trapezia."""
-        shapes = {
-            "summation": "circle",
-            "concatenation": "trapezium",
-            "input": "box",
-            "output": "box",
-            "single": "ellipse",
-        }
-        lines = ["digraph channels {", "  rankdir=TB;"]
-        for name, data in self.graph.nodes(data=True):
-            text = f"{name}\\n{data['operator']}".replace('"', "'")
-            lines.append(f'  "{name}" [label="{text}" shape={shapes[data["kind"]]}];')
-        for tail, head, data in self.graph.edges(data=True):
-            style = "bold" if data["kind"] == "conv" else "dashed"
-            lines.append(f'  "{tail}" -> "{head}" [style={style}];')
-        return "\n".join([*lines, "}"]) + "\n"
+        """The labelled graph for Graphviz, in the colours of the channel groups (:func:`conet_fx.draw.to_dot`)."""
+        return to_dot(self)
+
+    def draw(self, path: str | Path) -> None:
+        """Write the labelled graph to a .dot, .svg, .png or .pdf file; all but .dot need Graphviz.
+
+        Raises ``ValueError`` for another suffix, :class:`~conet_fx.errors.ConetError` where Graphviz is not installed.
+        """
+        draw(self, path)
 
     # --- inside ---------------------------------------------------------------------------------------------
-
-    def _make_groups(self) -> list[ChannelGroup]:
-        depths = self.facts.depths
-        writers: dict[int, list[str]] = {}
-        readers: dict[int, list[str]] = {}
-        whole: dict[int, list[str]] = {}
-        for path, dim in self.facts.writers.items():
-            for root in depths.roots(dim):
-                writers.setdefault(root, []).append(path)
-        for path, dim in self.facts.readers.items():
-            roots = depths.roots(dim)
-            for root in roots:
-                readers.setdefault(root, []).append(path)
-            if len(roots) == 1 and all(not isinstance(part, int) for part in depths.resolve(dim)):
-                whole.setdefault(roots[0], []).append(path)
-        groups = []
-        taken: dict[str, int] = {}
-        for root, paths in writers.items():
-            first = paths[0]
-            taken[first] = taken.get(first, 0) + 1
-            name = first if taken[first] == 1 else f"{first}#{taken[first]}"
-            size = depths.share(self.facts.writers[first], root)
-            self._roots[name] = root
-            groups.append(
-                ChannelGroup(
-                    name=name,
-                    size=size,
-                    quantum=size // depths.steps(root),
-                    minimum=size // depths.steps(root) * depths.least(root),
-                    writers=tuple(paths),
-                    readers=tuple(readers.get(root, ())),
-                    whole_readers=tuple(whole.get(root, ())),
-                    frozen=depths.frozen(root),
-                    mixed_by=depths.notes(root),
-                )
-            )
-        return groups
 
     @functools.cached_property
     def _parameter_shapes(self) -> list[tuple[Dim, ...]]:

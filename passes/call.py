@@ -14,8 +14,9 @@ from typing import Any, Literal
 import torch
 from torch import fx, nn
 
+from conet_fx.errors import ConstraintError
 from conet_fx.passes.depth import Depths, Dim, is_fixed
-from conet_fx.passes.trace import leaves, source
+from conet_fx.passes.nodes import leaves, source
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -98,7 +99,8 @@ class Facts:
     ``literals`` are integers in the graph that are channel counts; ``macs`` are terms that add up to
     the multiply-adds; ``writers`` and ``readers`` hold output and input dims of dense layers by module path;
     ``linear`` are the writers that are linear layers; ``reading`` are the sites (layer, role) along which a weight is
-    summed with its input; ``unknown`` lists operators that were not followed.
+    summed with its input; ``unknown`` lists operators that were not followed; ``entries`` are the
+    entries of the operator table that were used, by node name (the table may change after).
     """
 
     depths: Depths = dataclasses.field(default_factory=Depths)
@@ -112,6 +114,7 @@ class Facts:
     reading: set[tuple[str, str]] = dataclasses.field(default_factory=set)
     unknown: list[str] = dataclasses.field(default_factory=list)
     by_name: dict[str, fx.Node] = dataclasses.field(default_factory=dict)
+    entries: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     @staticmethod
     def moves(value: Value) -> bool:
@@ -221,6 +224,8 @@ class Call:
 
     def tie(self, a: Dim, b: Dim) -> None:
         """Keep two dims equal. Raises ``NoRule`` where they are not equal now."""
+        if a == b:
+            return
         if self.size(a) != self.size(b):
             raise NoRule(f"{self.size(a)} and {self.size(b)} channels meet")
         self.depths.tie(a, b, f"meets channels of a fixed number in {self.why}")
@@ -289,9 +294,17 @@ _OTHER_NAMES = {  # of keyword arguments that torch spells in several ways
 }
 
 
+class _Arguments(dict[str, Any]):
+    """Arguments by name."""
+
+    def __missing__(self, name: str) -> Any:
+        known = ", ".join(self) or "none"
+        raise ConstraintError(f"the rule reads an argument {name!r} that its entry does not name (it names {known})")
+
+
 def bind(node: fx.Node, names: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Path]]:
     """Arguments of a node by the names in its table entry, and where each stands in the node."""
-    arguments: dict[str, Any] = {}
+    arguments: dict[str, Any] = _Arguments()
     paths: dict[str, Path] = {}
     positional = list(node.args)
     for index, (name, default) in enumerate(names.items()):

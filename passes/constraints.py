@@ -7,16 +7,20 @@ depths must be equal), a *concatenation* where depths add up, else *single*; *in
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import networkx
 import torch
-from torch import fx
+from torch import fx, nn
 
 from conet_fx.passes import ops
-from conet_fx.passes.trace import Trace, leaves, source
+from conet_fx.passes.nodes import leaves, source
+from conet_fx.passes.rules.base import EdgeKind, NodeKind
+from conet_fx.passes.trace import Trace
 
 
-def label(traced: Trace) -> networkx.MultiDiGraph[str]:
-    """The labelled graph of a trace.
+def label(traced: Trace, entries: Mapping[str, ops.Entry] | None = None) -> networkx.MultiDiGraph[str]:
+    """The labelled graph of a trace. ``entries``: those of the operator table by node name, where they are known.
 
     Nodes are the names of fx nodes that hold tensors; attributes: ``kind`` in {"input", "single", "summation",
     "concatenation", "output"}, ``operator``, ``source`` ("file:line" of the model). Edges carry ``kind`` in
@@ -27,16 +31,25 @@ def label(traced: Trace) -> networkx.MultiDiGraph[str]:
     for node in traced.graph_module.graph.nodes:
         if not _holds_tensors(node):
             continue
-        entry = ops.lookup(node, root)
-        operands = [operand for operand in node.all_input_nodes if _holds_tensors(operand)]
-        kind = entry.rule.kind
-        if kind in ("summation", "concatenation") and len(operands) < 2 and not _twice(node):
-            kind = "single"
-        module = root.get_submodule(str(node.target)) if node.op == "call_module" else None
+        entry = ops.lookup(node, root) if entries is None else entries[node.name]
+        kind, edge = kinds(node, entry, root)
         graph.add_node(node.name, kind=kind, operator=_operator(node), source=source(node))
-        for operand in operands:
-            graph.add_edge(operand.name, node.name, kind=entry.rule.edge(module), operator=_operator(node))
+        for operand in _operands(node):
+            graph.add_edge(operand.name, node.name, kind=edge, operator=_operator(node))
     return graph
+
+
+def kinds(node: fx.Node, entry: ops.Entry, root: nn.Module) -> tuple[NodeKind, EdgeKind]:
+    """The kind of a node, and the kind of the edges that lead to it."""
+    kind = entry.rule.kind
+    if kind in ("summation", "concatenation") and len(_operands(node)) < 2 and not _twice(node):
+        kind = "single"
+    module = root.get_submodule(str(node.target)) if node.op == "call_module" else None
+    return kind, entry.rule.edge(module)
+
+
+def _operands(node: fx.Node) -> list[fx.Node]:
+    return [operand for operand in node.all_input_nodes if _holds_tensors(operand)]
 
 
 def _operator(node: fx.Node) -> str:

@@ -148,6 +148,8 @@ class Depths:
         Where the boundaries differ the longer depth becomes the sum of the shorter ones; where that cannot be, all
         depths concerned are tied in proportion. A depth that meets fixed channels is frozen with the reason ``why``.
         """
+        if a == b:
+            return
         if self.size(a) != self.size(b):
             raise AssertionError(f"{why}: {self.size(a)} and {self.size(b)} channels are not equal")
         while True:

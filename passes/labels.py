@@ -169,6 +169,10 @@ class MarkCall:
             raise AssertionError(f"{argument.name} has labels along {list(fields)}, expected {sorted(expected)}")
         return fields
 
+    def labels_of(self, node: fx.Node) -> Any:
+        """What is known of a node, whatever it gives."""
+        return self._env[node]
+
     def items(self, name: str) -> list[tuple[Fields, tuple[int, ...]]]:
         """Labels and shape of each tensor in a list operand, also where the graph holds the list (``x.chunk(2)``)."""
         operands = self._arguments[name]

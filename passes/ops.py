@@ -24,16 +24,17 @@ from torch import fx, nn
 from torch.nn.utils import parametrize
 
 from conet_fx.passes import rules
+from conet_fx.passes.nodes import plain_subclass
 from conet_fx.passes.rules import Rule
-from conet_fx.passes.trace import plain_subclass
 
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """One operator: its rule and its argument names with defaults."""
+    """One operator: its rule and its argument names with defaults. ``own``: a user registered it."""
 
     rule: Rule
     arguments: Mapping[str, Any]
+    own: bool = False
 
 
 FUNCTIONS: dict[Callable[..., Any], Entry] = {}
@@ -45,6 +46,7 @@ OUTPUT = Entry(rules.Output(), _NO_ARGUMENTS)
 INPUT = Entry(rules.Input(), _NO_ARGUMENTS)
 PARAMETER = Entry(rules.Parameter(), _NO_ARGUMENTS)
 OPAQUE = Entry(rules.Opaque(), _NO_ARGUMENTS)
+RECORD = Entry(rules.Record(), _NO_ARGUMENTS)
 
 
 def lookup(node: fx.Node, root: nn.Module) -> Entry:
@@ -60,7 +62,14 @@ def lookup(node: fx.Node, root: nn.Module) -> Entry:
         return OPAQUE if parametrize.is_parametrized(module) else MODULES.get(plain_subclass(module), OPAQUE)
     if node.op == "call_method":
         return METHODS.get(str(node.target), OPAQUE)
+    if isinstance(node.target, type) and (dataclasses.is_dataclass(node.target) or hasattr(node.target, "_fields")):
+        return RECORD
     return FUNCTIONS.get(node.target, OPAQUE)  # type: ignore[arg-type]
+
+
+def knows(target: Any) -> bool:
+    """True for a function or a class of modules that stands in the table."""
+    return target in (MODULES if isinstance(target, type) and issubclass(target, nn.Module) else FUNCTIONS)
 
 
 def register(
@@ -70,12 +79,13 @@ def register(
     functions: Iterable[Callable[..., Any]] = (),
     methods: str = "",
     modules: Iterable[type[nn.Module]] = (),
+    own: bool = False,
 ) -> None:
     """Add operators that behave like ``rule``. Raises ``ValueError`` for an operator that stands in the table already.
 
     ``methods`` are names separated by spaces; modules take their operands by ``arguments`` too.
     """
-    entry = Entry(rule, _parse(arguments))
+    entry = Entry(rule, parse_arguments(arguments), own)
     for table, keys in ((FUNCTIONS, functions), (METHODS, methods.split()), (MODULES, modules)):
         for key in keys:
             if key in table:
@@ -83,7 +93,8 @@ def register(
             table[key] = entry  # type: ignore[index]
 
 
-def _parse(arguments: str) -> Mapping[str, Any]:
+def parse_arguments(arguments: str) -> Mapping[str, Any]:
+    """Names and defaults. Raises ``ValueError`` or ``SyntaxError`` for a default that is no literal."""
     parsed: dict[str, Any] = {}
     for word in arguments.split():
         name, _, default = word.partition("=")
@@ -137,7 +148,7 @@ register(
     modules=[nn.MultiheadAttention],
 )
 register(rules.DeformableConvolution(2), "input offset mask=None", modules=[torchvision.ops.DeformConv2d])
-register(rules.Recurrent(), "input state=None", modules=[nn.RNN, nn.GRU, nn.LSTM])
+register(rules.Recurrent(), "input state=None", modules=[nn.RNN, nn.GRU, nn.LSTM, nn.RNNCell, nn.GRUCell, nn.LSTMCell])
 register(rules.Embedding(), modules=[nn.Embedding])
 register(rules.FunctionalEmbedding(), "input weight padding_idx=None max_norm=None", functions=[F.embedding])
 register(rules.WeightNorm(), "v g dim=0", functions=[torch._weight_norm])
@@ -206,7 +217,7 @@ register(
         nn.Identity, nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU, nn.Mish, nn.Softplus,
         nn.Softsign, nn.Hardtanh, nn.Hardswish, nn.Hardsigmoid, nn.LogSigmoid, nn.Sigmoid, nn.Tanh, nn.Threshold,
         nn.Tanhshrink, nn.Softshrink, nn.Hardshrink, nn.RReLU, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d,
-        nn.AlphaDropout, nn.FeatureAlphaDropout,
+        nn.AlphaDropout, nn.FeatureAlphaDropout, torchvision.ops.StochasticDepth,
     ],
 )  # fmt: skip
 register(rules.Elementwise(), "input boundaries", functions=[torch.bucketize])
@@ -487,6 +498,6 @@ register(
     rules.Ignore(),
     "input",
     functions=[torch._assert, builtins.len],
-    methods="dim ndimension is_floating_point is_complex is_signed is_contiguous element_size get_device stride",
+    methods="dim ndimension is_floating_point is_complex is_signed is_contiguous element_size get_device",
 )
 register(rules.Numel(), functions=[torch.numel], methods="numel nelement")

@@ -13,8 +13,9 @@ import torch
 from conet_fx.passes import ops
 from conet_fx.passes.call import Call, Facts, Layout, NoRule, Options, dims_in
 from conet_fx.passes.depth import Slot
+from conet_fx.passes.nodes import attribute, source
 from conet_fx.passes.rules import Opaque
-from conet_fx.passes.trace import Trace, attribute
+from conet_fx.passes.trace import Trace
 from conet_fx.passes.verify import agrees
 
 
@@ -27,17 +28,25 @@ def propagate(traced: Trace, options: Options) -> Facts:
     for node in traced.graph_module.graph.nodes:
         entry = ops.lookup(node, traced.graph_module)
         call = Call(node, traced.graph_module, entry.arguments, facts, options)
-        facts.by_name[node.name] = node
+        facts.by_name[node.name], facts.entries[node.name] = node, entry
         try:
             facts.values[node] = entry.rule.depth(call)
             if node.op != "output" and not agrees(node.meta["val"], facts.values[node], facts.depths.size):
                 raise NoRule("its result has another shape")
         except NoRule as use:
             facts.values[node] = Opaque().because(call, f"is used in a way that is not followed ({use})")
-        for where in node.meta.get("read_as_number", ()):
+        except Exception as error:
+            error.add_note(f"while the rule {type(entry.rule).__name__} followed {source(node)}")
+            raise
+        for read in node.meta.get("read_as_number", ()):
             for dim in dims_in(facts.values[node]):
-                facts.depths.note(dim, where)  # the Python of the model computed with the present size
+                facts.depths.note(dim, read)  # the Python of the model computed with the present size
     _tie_shared_tensors(traced, facts)
+    if traced.pieces:
+        for count in facts.literals:
+            facts.depths.freeze(
+                count.dim, f"code that cannot be rewritten spells it out: {source(facts.by_name[count.node])}"
+            )
     if not options.resize_linear:
         _freeze_linear(facts)
     return facts

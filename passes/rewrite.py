@@ -17,11 +17,16 @@ import numpy as np
 import torch
 from torch import fx, nn
 
-from conet_fx.passes import ops
+from conet_fx.errors import ResizeError
 from conet_fx.passes.call import Facts, Layer, Layout, Path, Tensor
 from conet_fx.passes.depth import Dim, is_fixed
+from conet_fx.passes.info import KEY, annotate
+from conet_fx.passes.islands import Pieces
 from conet_fx.passes.labels import Channels, MarkCall, Marker, Site, match
-from conet_fx.passes.trace import Trace, attribute, graph_module_of
+from conet_fx.passes.nodes import attribute
+from conet_fx.passes.nodes import source as line_of
+from conet_fx.passes.shapes import undisturbed
+from conet_fx.passes.trace import Trace, graph_module_of
 from conet_fx.passes.verify import verify
 
 Init = Literal["reset", "inherit"]
@@ -34,8 +39,9 @@ def rewrite(
     scales: Mapping[int, Fraction],
     init: Init = "reset",
     init_fn: Callable[[nn.Module], Any] | None = None,
-) -> fx.GraphModule:
-    """The traced module with each class of depths in ``scales`` scaled by its factor.
+) -> fx.GraphModule | nn.Module:
+    """The traced model with each class of depths in ``scales`` scaled by its factor: a GraphModule, or a copy of the
+    caller's module where that could be traced in pieces only.
 
     ``init="reset"`` draws fresh weights (``reset_parameters`` of each module, then ``init_fn`` applied to each module);
     ``"inherit"`` keeps the weights of channels that stay, those of largest norm when there are fewer, and lets new
@@ -47,7 +53,64 @@ def rewrite(
         return facts.depths.size(dim, scales)
 
     source = traced.graph_module
-    memo, originals = _new_tensors(source, facts, size)
+    whole: nn.Module = traced.pieces.model if traced.pieces else source
+    drafts = _drafts(whole, source, facts, size)
+    draft = _draft(source, facts, size, drafts)
+    try:
+        verify(draft, traced, facts, size)
+    except ResizeError as error:
+        _note_own_rules(error, traced, facts)
+        raise
+    annotate(draft, facts, size)
+    olds = {id(tensor): tensor for tensor in (*whole.parameters(), *whole.buffers())}
+    real = {id(drafts[key]): _empty_like(drafts[key], old) for key, old in olds.items()}
+    if traced.pieces:
+        resized = copy.deepcopy(whole, {key: real[id(drafts[key])] for key in olds})
+        for path, layer in facts.layers.items():
+            if isinstance(part := attribute(resized, path), nn.Module):
+                _set_attributes(part, layer, size)
+    else:
+        resized = _materialised(draft, real)
+    _reset(resized, {id(real[id(drafts[key])]): old for key, old in olds.items()})
+    if init_fn is not None:
+        resized.apply(init_fn)
+    if init == "inherit":
+        kept = _kept(traced, facts, draft)
+        _warn_of_lost_channels(facts, kept, size)
+        _inherit(whole, resized, facts, kept)
+        resized.meta = {**getattr(resized, "meta", {}), KEY: {"kept": kept}}  # type: ignore[assignment]
+    if traced.pieces:
+        _try(resized, traced.pieces)
+    return resized
+
+
+def _note_own_rules(error: ResizeError, traced: Trace, facts: Facts) -> None:
+    """Say which operators of the user's own take part, since a rule of one of them may be what is wrong."""
+    own = [line_of(node) for node in traced.graph_module.graph.nodes if facts.entries[node.name].own]
+    if own:
+        error.add_note(f"registered operators take part, look at their rules first: {'; '.join(own)}")
+
+
+def _drafts(whole: nn.Module, source: fx.GraphModule, facts: Facts, size: Callable[[Dim], int]) -> dict[int, Any]:
+    """Meta tensors of the new shapes for all parameters and buffers, by the id of the old ones: a memo for deepcopy."""
+    shapes: dict[int, tuple[int, ...]] = {}
+    for layer in facts.layers.values():
+        for layout in layer.tensors:
+            tensor = attribute(source, _tensor_path(layer, layout))
+            if isinstance(tensor, torch.Tensor):
+                shapes[id(tensor)] = tuple(size(dim) for dim in layout.dims)
+    memo: dict[int, Any] = {}
+    for tensor in (*whole.parameters(), *whole.buffers()):
+        new = torch.empty(shapes.get(id(tensor), tensor.shape), dtype=tensor.dtype, device="meta")
+        memo[id(tensor)] = nn.Parameter(new, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else new
+    return memo
+
+
+def _draft(
+    source: fx.GraphModule, facts: Facts, size: Callable[[Dim], int], drafts: Mapping[int, Any]
+) -> fx.GraphModule:
+    """The resized GraphModule on meta tensors."""
+    memo = dict(drafts)
     parts = {}
     for node in source.graph.nodes:
         if node.op == "call_module" and node.target not in parts:
@@ -56,38 +119,38 @@ def rewrite(
         elif node.op == "get_attr":
             value = attribute(source, node.target)
             parts[node.target] = memo.get(id(value), value)
-    resized = graph_module_of(parts, _new_graph(source.graph, facts, size), like=source)
-    verify(resized, traced, facts, size)
-    _reset(resized, {id(new): old for new, old in originals})
-    if init_fn is not None:
-        resized.apply(init_fn)
-    if init == "inherit":
-        kept = _kept(traced, facts, resized)
-        _warn_of_lost_channels(facts, kept, size)
-        _inherit(source, resized, facts, kept)
-        resized.meta["conet_fx"] = {"kept": kept}
-    return resized
+    return graph_module_of(parts, _new_graph(source.graph, facts, size), like=source)
 
 
-def _new_tensors(
-    source: fx.GraphModule, facts: Facts, size: Callable[[Dim], int]
-) -> tuple[dict[int, Any], list[tuple[torch.Tensor, torch.Tensor]]]:
-    """Empty tensors of the new shapes for all parameters and buffers: a memo for deepcopy, and (new, old) pairs."""
-    shapes: dict[int, tuple[int, ...]] = {}
-    for layer in facts.layers.values():
-        for layout in layer.tensors:
-            tensor = attribute(source, _tensor_path(layer, layout))
-            if isinstance(tensor, torch.Tensor):
-                shapes[id(tensor)] = tuple(size(dim) for dim in layout.dims)
-    memo: dict[int, Any] = {}
-    pairs = []
-    for tensor in (*source.parameters(), *source.buffers()):
-        new = torch.empty(shapes.get(id(tensor), tensor.shape), dtype=tensor.dtype, device=tensor.device)
-        if isinstance(tensor, nn.Parameter):
-            new = nn.Parameter(new, requires_grad=tensor.requires_grad)
-        memo[id(tensor)] = new
-        pairs.append((new, tensor))
-    return memo, pairs
+def _empty_like(draft: torch.Tensor, old: torch.Tensor) -> torch.Tensor:
+    """A tensor of the shape of ``draft`` where ``old`` is."""
+    new = torch.empty(draft.shape, dtype=old.dtype, device=old.device)
+    return nn.Parameter(new, old.requires_grad) if isinstance(old, nn.Parameter) else new
+
+
+def _materialised(module: fx.GraphModule, real: Mapping[int, torch.Tensor]) -> fx.GraphModule:
+    """The module with each meta tensor replaced by its real one."""
+    for part in module.modules():
+        for name, tensor in (*part._parameters.items(), *part._buffers.items()):
+            if tensor is not None:
+                setattr(part, name, real[id(tensor)])  # recurrent layers look at what is set
+    return module
+
+
+def _try(resized: nn.Module, pieces: Pieces) -> None:
+    """Run a module that was traced in pieces: code between the pieces may use their tensors, which no graph shows."""
+    module, values = copy.deepcopy((resized, dict(pieces.call.values)))
+    try:
+        with undisturbed(), torch.no_grad():
+            module(
+                *[values[name] for name in pieces.call.positional],
+                **{name: values[name] for name in pieces.call.keywords},
+            )
+    except Exception as error:
+        raise ResizeError(
+            f"{type(resized).__name__} does not run at the new sizes ({type(error).__name__}: {error}). It was traced "
+            "in pieces, and the code between them depends on a channel count: keep the groups there as they are"
+        ) from error
 
 
 def _tensor_path(layer: Layer, layout: Layout) -> str:
@@ -104,16 +167,22 @@ def _set_attributes(module: nn.Module, layer: Layer | None, size: Callable[[Dim]
 
 
 def _new_graph(graph: fx.Graph, facts: Facts, size: Callable[[Dim], int]) -> fx.Graph:
-    """A copy of the graph whose channel counts are the new ones; nodes keep their names."""
+    """A copy of the graph whose channel counts are the new ones."""
+    new = copied(graph)
+    by_name = {node.name: node for node in new.nodes}
+    for count in facts.literals:
+        _put(by_name[count.node], count.path, size(count.dim))
+    return new
+
+
+def copied(graph: fx.Graph) -> fx.Graph:
+    """The same nodes under the same names, with the same meta data."""
     new = fx.Graph()
     copies: dict[fx.Node, fx.Node] = {}
     for node in graph.nodes:
         copies[node] = new.node_copy(node, lambda n: copies[n])
         if copies[node].name != node.name:
             raise AssertionError(f"node {node.name} was renamed to {copies[node].name}")
-    by_name = {node.name: copies[node] for node in graph.nodes}
-    for count in facts.literals:
-        _put(by_name[count.node], count.path, size(count.dim))
     return new
 
 
@@ -144,7 +213,7 @@ def _replaced(argument: Any, path: list[Any], number: int) -> Any:
 
 
 @torch.no_grad()
-def _reset(resized: fx.GraphModule, originals: Mapping[int, torch.Tensor]) -> None:
+def _reset(resized: nn.Module, originals: Mapping[int, torch.Tensor]) -> None:
     """Fresh values everywhere: by ``reset_parameters`` where a module has it, else of the same kind as the originals.
 
     A parameter without ``reset_parameters`` is filled with its value where it was constant (layer scales, ones, zeros),
@@ -172,10 +241,10 @@ def _fill_like(new: torch.Tensor, old: torch.Tensor) -> None:
         new.normal_(float(old.mean()), float(old.std()))
 
 
-def _kept(traced: Trace, facts: Facts, resized: fx.GraphModule) -> Positions:
+def _kept(traced: Trace, facts: Facts, draft: fx.GraphModule) -> Positions:
     """For each site the old position of each new channel, -1 where it is new."""
     old = mark(traced.graph_module, facts)
-    new = mark(resized, facts)
+    new = mark(draft, facts)
     norms: dict[Site, np.ndarray[Any, Any]] = {}  # of what dense layers write
     for layer in facts.layers.values():
         for layout in layer.tensors:
@@ -225,7 +294,7 @@ def mark(module: fx.GraphModule, facts: Facts) -> Channels:
     marker = Marker()
     env: dict[fx.Node, Any] = {}
     for node in module.graph.nodes:
-        entry = ops.lookup(node, module)
+        entry = facts.entries[node.name]
         value = facts.values[facts.by_name[node.name]]
         call = MarkCall(node, module, entry.arguments, facts, value, env, marker)
         reads = node.op == "call_module" and (node.target, "in") in facts.reading  # also where the result is fixed
@@ -264,7 +333,7 @@ def _held(fields: Any, value: Any) -> Any:
 
 
 @torch.no_grad()
-def _inherit(source: fx.GraphModule, resized: fx.GraphModule, facts: Facts, kept: Positions) -> None:
+def _inherit(source: nn.Module, resized: nn.Module, facts: Facts, kept: Positions) -> None:
     """Copy the old values of all channels that stay."""
     laid_out = _layouts(source, facts)
     for (layer, layout), *others in laid_out.values():

@@ -1,4 +1,4 @@
-"""Check a rewritten module without running real data: a forward pass on fake tensors, node by node."""
+"""Check a rewritten module without running real data: a forward pass on meta tensors, node by node."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import fx
-from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.node import map_aggregate
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
@@ -16,32 +15,39 @@ from torch.utils.flop_counter import FlopCounterMode
 from conet_fx.errors import ResizeError
 from conet_fx.passes.call import Facts, Int, Tensor, Value, Written
 from conet_fx.passes.depth import Dim
-from conet_fx.passes.trace import Trace, source, undisturbed
+from conet_fx.passes.nodes import source
+from conet_fx.passes.shapes import Shapes, undisturbed
+from conet_fx.passes.trace import Trace
 
 
 def verify(module: fx.GraphModule, traced: Trace, facts: Facts, size: Callable[[Dim], int]) -> None:
-    """Run ``module`` on fake inputs of the traced shapes and compare every shape with the predicted one.
+    """Run ``module`` on inputs of the traced shapes, node by node, and compare every shape with the predicted one.
 
     Requires a lint-clean graph; ensures that each node's ``meta["val"]`` holds its new shape. Raises
     :class:`~conet_fx.errors.ResizeError` naming the first node that fails: always a fault of a rule, never of the user.
     """
     module.graph.lint()
-    with undisturbed(), FakeTensorMode(allow_non_fake_inputs=True) as mode, torch.no_grad():
-        runner = _FakeRunner(module, mode)
-        originals = {node.name: node for node in traced.graph_module.graph.nodes}
-        inputs = [
-            map_aggregate(originals[node.name].meta["val"], runner.fake)
-            for node in module.graph.nodes
-            if node.op == "placeholder"
-        ]
-        runner.run(*inputs)
-    for node in module.graph.nodes:
-        if not agrees(node.meta["val"], facts.values[originals[node.name]], size):
-            raise ResizeError(
-                f"{source(node)} gives {node.meta['val']} where "
-                f"{_shape(facts.values[originals[node.name]], size)} was predicted. This is a fault in the operator "
-                "table of conet-fx, please report it"
-            )
+    shapes = Shapes(torch.device("cpu"))
+    originals = {node.name: node for node in traced.graph_module.graph.nodes}
+    with undisturbed():
+        for node in module.graph.nodes:
+            original = originals[node.name]
+            if node.op == "placeholder":
+                node.meta["val"] = original.meta["val"]
+                continue
+            try:
+                node.meta["val"] = shapes.of(node, module, lambda n: n.meta["val"])
+            except Exception as error:
+                raise ResizeError(
+                    f"{source(node)} does not run at the new sizes ({type(error).__name__}: {error}). This is a fault "
+                    "in the operator table of conet-fx, please report it"
+                ) from error
+            if node.op != "output" and not agrees(node.meta["val"], facts.values[original], size):
+                raise ResizeError(
+                    f"{source(node)} gives {map_aggregate(node.meta['val'], _shape_of)} where "
+                    f"{_shape(facts.values[original], size)} was predicted. This is a fault in the operator table of "
+                    "conet-fx, please report it"
+                )
 
 
 @contextlib.contextmanager
@@ -58,58 +64,15 @@ def counting() -> Iterator[FlopCounterMode]:
 
 def multiply_adds(node: fx.Node) -> int:
     """What one operator of a traced module costs, counted while it runs on fake tensors."""
-    with undisturbed(), FakeTensorMode(allow_non_fake_inputs=True) as mode, counting() as counter:
-        module = node.graph.owning_module
-        assert module is not None
-        runner = _FakeRunner(module, mode)
-        runner.env = {n: map_aggregate(n.meta["val"], runner.fake) for n in node.all_input_nodes}
-        runner.run_node(node)
+    module = node.graph.owning_module
+    assert module is not None
+    with undisturbed(), counting() as counter:
+        Shapes(torch.device("cpu"), on_meta=False).of(node, module, lambda n: n.meta["val"])
     return int(counter.get_total_flops()) // 2
 
 
-class _FakeRunner(fx.Interpreter):
-    """Runs a graph on fake tensors and leaves the result of each node, as a meta tensor, in ``meta["val"]``."""
-
-    def __init__(self, module: fx.GraphModule, mode: FakeTensorMode) -> None:
-        super().__init__(module)
-        self.mode = mode
-
-    def fake(self, a: Any) -> Any:
-        if not isinstance(a, torch.Tensor):
-            return a
-        with self.mode:
-            return (
-                torch.empty(a.shape, dtype=a.dtype, device="cpu")
-                if a.is_meta
-                else self.mode.from_tensor(a, static_shapes=True)
-            )
-
-    def fetch_attr(self, target: str) -> Any:
-        return self.fake(super().fetch_attr(target))
-
-    def call_module(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        submodule = self.fetch_submodule(str(target))
-        tensors = {name: self.fake(t) for name, t in (*submodule.named_parameters(), *submodule.named_buffers())}
-        return torch.func.functional_call(submodule, tensors, args, kwargs)
-
-    def fetch_submodule(self, path: str) -> torch.nn.Module:
-        assert isinstance(self.module, fx.GraphModule)
-        return self.module.get_submodule(path)
-
-    def run_node(self, n: fx.Node) -> Any:
-        try:
-            result = super().run_node(n)
-        except Exception as error:
-            raise ResizeError(
-                f"{source(n)} does not run at the new sizes ({type(error).__name__}: {error}). This is a fault in the "
-                "operator table of conet-fx, please report it"
-            ) from error
-        n.meta["val"] = map_aggregate(result, _meta)
-        return result
-
-
-def _meta(a: Any) -> Any:
-    return torch.empty(a.shape, dtype=a.dtype, device="meta") if isinstance(a, torch.Tensor) else a
+def _shape_of(a: Any) -> Any:
+    return tuple(a.shape) if isinstance(a, torch.Tensor) else a
 
 
 def agrees(val: Any, value: Value, size: Callable[[Dim], int]) -> bool:

@@ -71,11 +71,25 @@ def test_the_report_can_be_written_anew(run: Path) -> None:
     assert (run / "report.html").read_text() == before
 
 
-def test_graph_explains_and_draws(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["graph", "--arch", "resnet18_cifar", "--shape", "3", "32", "32"]) == 0
+def test_graph_explains_and_draws(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["graph", "resnet18_cifar", "--shape", "3", "32", "32"]) == 0
     assert "12 free and 1 frozen channel groups" in capsys.readouterr().out
-    assert main(["graph", "--arch", "resnet18_cifar", "--shape", "3", "32", "32", "--dot"]) == 0
-    assert capsys.readouterr().out.startswith("digraph")
+    drawing = tmp_path / "graph.dot"
+    assert main(["graph", "torchvision:squeezenet1_1", "--shape", "3", "64", "64", "-o", str(drawing)]) == 0
+    assert capsys.readouterr().out == f"{drawing}\n"
+    assert drawing.read_text().startswith("digraph")
+
+
+def test_graph_without_graphviz(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    drawing = tmp_path / "graph.svg"
+    assert main(["graph", "tests.tiny:TinyNet", "--shape", "1", "8", "8", "--output", str(drawing)]) == 1
+    assert "Graphviz, which draws graph.svg, is not installed" in capsys.readouterr().err
+    assert main(["graph", "no.such:net", "--output", "graph.bmp"]) == 1
+    assert "graph.bmp: the suffix names the format, write one of .dot, .svg, .png, .pdf" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_output_in_a_pipe_is_plain_text(tmp_path: Path) -> None:

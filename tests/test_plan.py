@@ -7,8 +7,10 @@ import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -149,7 +151,7 @@ def test_strict_is_content_with_what_it_knows() -> None:
 
 
 def test_strict_refuses_a_layer_that_nobody_knows() -> None:
-    with pytest.raises(ConstraintError, match=r"0 at .* is not in the table"):
+    with pytest.raises(ConstraintError, match=r"0 is not in the table"):
         conet_fx.analyze(nn.Sequential(nn.utils.parametrizations.weight_norm(conv(3, 4))), IMAGE, strict=True)
 
 
@@ -183,9 +185,16 @@ def test_cost_builds_nothing(plan: ChannelPlan, monkeypatch: pytest.MonkeyPatch)
         ({"odd": 8}, r"'odd' must keep its 7 channels \(.*special_i1.*\), not 8"),
         ({"head": 6}, "'head' must keep its 5 channels"),
         ({"hidden": 10}, "'hidden' must keep its 9 channels.*resize_linear=True"),
-        ({"stem": 0}, "'stem' needs at least 4 channels, not 0"),
+        ({"stem": 0}, r"'stem' needs at least 4 channels, not 0 \(written by stem at \S+test_plan.py:\d+\)"),
         ({"stem": -4}, "'stem' needs at least 4 channels, not -4"),
-        ({"grouped": 14}, "'grouped' must be a multiple of 4, not 14: take 12 or 16"),
+        (
+            {"grouped": 14},
+            r"must be a multiple of 4, not 14: take 12 or 16 \(written by grouped at \S+test_plan.py:\d+\)",
+        ),
+        (
+            {"back": 16},
+            "no channel group 'back'; back writes channels of 'grouped': a group goes by the name of its first",
+        ),
         ({"stem": 8.0}, "must be an integer, not 8.0"),
         ({"stem": "8"}, "must be an integer, not '8'"),
         ({"inner": True}, "must be an integer, not True"),
@@ -197,6 +206,14 @@ def test_sizes_that_are_not_allowed(plan: ChannelPlan, sizes: dict[str, Any], te
         with pytest.raises(ResizeError, match=text) as caught:
             use(sizes)
         assert isinstance(caught.value, ConetError)
+
+
+def test_sizes_of_numpy_are_integers(plan: ChannelPlan) -> None:
+    assert plan.resize({"stem": np.int64(16)}).get_submodule("stem").out_channels == 16  # type: ignore[dict-item]
+
+
+def test_a_group_knows_its_line(plan: ChannelPlan) -> None:
+    assert all(re.search(r"test_plan.py:\d+$", group.source) for group in plan.groups)
 
 
 def test_a_frozen_group_may_be_named_at_its_size(plan: ChannelPlan) -> None:
@@ -327,15 +344,49 @@ def test_inherit_keeps_requires_grad_dtype_and_modes() -> None:
 
 
 def test_explain(plan: ChannelPlan) -> None:
-    text = plan.explain()
-    assert text.splitlines()[0].startswith("Net: 3 free and 3 frozen channel groups")
-    assert f"{plan.cost().params:,} parameters, {plan.cost().macs:,} MACs" in text
-    assert "grouped: 12 channels, multiple of 4" in text
-    assert "written by grouped, back" in text
-    assert "read by inner, odd, hidden" in text
-    assert "mixed by norm" in text
-    assert "head: 5 channels, frozen: channels of the network's output" in text
-    assert re.search(r"not followed: special_i1 at \S+test_plan.py:\d+ is not in the table", text)
+    first, empty, *table = plan.explain().splitlines()
+    assert first == (
+        f"Net: 3 free and 3 frozen channel groups, {plan.cost().params:,} parameters, {plan.cost().macs:,} MACs"
+    )
+    assert empty == ""
+    here = r"\S+test_plan.py:\d+"
+    patterns = [
+        r"group    size  quantum  written by     read by             frozen because",
+        r"stem        8        4  stem           grouped",
+        r"grouped    12        4  grouped, back  inner, odd, hidden",
+        r"inner       6        1  inner          back",
+        rf"odd         7        1  odd            -                   special_i1 at {here} is not in the table",
+        rf"hidden      9        1  hidden         head                only linear .* \(hidden at {here}\)",
+        rf"head        5        1  head           -                   channels of the .* output \(head at {here}\)",
+        r"",
+        r"Operators that mix channels, so that inherited weights keep the function only nearly:",
+        rf"  grouped: mixed by norm at {here}",
+        r"Operators that were not followed \(conet_fx.register_op and register_module teach them\):",
+        rf"  not followed: special_i1 at {here} is not in the table",
+    ]
+    for line, pattern in zip(table, patterns, strict=True):
+        assert re.fullmatch(pattern, line), line
+
+
+def test_explain_shortens_long_lists() -> None:
+    def forward(self: Any, x: Tensor) -> Tensor:
+        y = self.first_of_many(x)
+        for layer in self.layers:
+            y = y + layer(y)
+        return self.out(y)
+
+    layers = nn.ModuleList(conv(6, 6) for _ in range(20))
+    model = net(forward, first_of_many=conv(3, 6), layers=layers, out=conv(6, 5))
+    row = conet_fx.analyze(model, IMAGE).explain().splitlines()[3]
+    assert re.split("  +", row) == [
+        *("first_of_many", "6", "1"),
+        *("first_of_many, layers.0, layers.1 +18", "layers.0, layers.1, layers.2 +18"),
+    ]
+
+
+def test_explain_without_groups() -> None:
+    plan = conet_fx.analyze(nn.Sequential(nn.ReLU()), IMAGE)
+    assert plan.explain() == "Sequential: 0 free and 0 frozen channel groups, 0 parameters, 0 MACs"
 
 
 def test_explain_says_which_mode_it_is_about() -> None:
@@ -354,17 +405,68 @@ def test_repr(plan: ChannelPlan) -> None:
     assert repr(plan) == "ChannelPlan(Net: 6 groups, 3 free)"
 
 
+NODE = r'  "([^"]+)" \[label="([^"]+)" shape=(\w+) fillcolor="(#\w{6})"\];'
+EDGE = r'  "([^"]+)" -> "([^"]+)" \[style=(bold|dashed) color="(#\w{6}(?::#\w{6})*)"\];'
+FROZEN = "#dddddd"
+
+
 def test_to_dot(plan: ChannelPlan) -> None:
     lines = plan.to_dot().splitlines()
-    assert lines[0] == "digraph channels {"
+    assert lines[:2] == ["digraph channels {", "  rankdir=TB;"]
     assert lines[-1] == "}"
-    nodes = [line for line in lines if re.fullmatch(r'  "[^"]+" \[label="[^"]+" shape=\w+\];', line)]
-    edges = [line for line in lines if re.fullmatch(r'  "[^"]+" -> "[^"]+" \[style=(bold|dashed)\];', line)]
-    assert len(nodes) == plan.graph.number_of_nodes()
-    assert len(edges) == plan.graph.number_of_edges()
-    assert len(lines) == len(nodes) + len(edges) + 3
-    assert '  "x" -> "stem" [style=bold];' in edges
-    assert any("shape=circle" in line for line in nodes)
+    nodes = {found[1]: found.groups() for found in (re.fullmatch(NODE, line) for line in lines) if found}
+    edges = {found.groups()[:2]: found.groups() for found in (re.fullmatch(EDGE, line) for line in lines) if found}
+    assert nodes.keys() == set(plan.graph.nodes)
+    assert edges.keys() == set(plan.graph.edges())
+    assert len(lines) == len(nodes) + len(edges) + 5
+    assert edges["x", "stem"][2] == "bold"
+    assert edges["stem", "relu"][2] == "dashed"
+    assert nodes["add"][2] == "circle"
+    assert nodes["grouped"][1] == "grouped\\n12"
+    colours = {name: nodes[name][3] for name in ("stem", "grouped", "inner")}
+    assert len({*colours.values(), FROZEN, "#ffffff"}) == 5
+    assert nodes["back"][3] == nodes["scale"][3] == nodes["norm"][3] == colours["grouped"]
+    assert nodes["odd"][3] == nodes["hidden"][3] == nodes["head"][3] == FROZEN
+    assert nodes["x"][3] == nodes["special_i1"][3] == "#ffffff"
+    assert edges["relu", "grouped"][3] == edges["stem", "relu"][3] != edges["grouped", "relu_1"][3]
+    legend = lines[3]
+    assert f'<td bgcolor="{colours["grouped"]}" align="left">grouped: 12</td>' in legend
+    assert f'<td bgcolor="{FROZEN}" align="left">odd: 7 (frozen)</td>' in legend
+
+
+def test_to_dot_of_several_groups_in_one_value() -> None:
+    def forward(self: Any, x: Tensor) -> Tensor:
+        a, b = torch.cat([self.a(x), self.b(x)], 1).split([4, 6], 1)
+        return self.out(torch.cat([a, b], 1))
+
+    plan = conet_fx.analyze(net(forward, a=conv(3, 4), b=conv(3, 6), out=conv(10, 5)), IMAGE)
+    text = plan.to_dot()
+    lines = {found.groups()[:2]: found[4] for found in map(re.compile(EDGE).fullmatch, text.splitlines()) if found}
+    both = f"{lines['a', 'cat']}:{lines['b', 'cat']}"
+    assert lines["cat", "split"] == lines["split", "getitem"] == lines["cat_1", "out"] == both
+    assert lines["getitem", "cat_1"] == lines["a", "cat"]
+    assert '"cat" [label="cat\\n4 + 6" shape=trapezium fillcolor="#ffffff"]' in text
+
+
+def test_draw(plan: ChannelPlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan.draw(tmp_path / "graph.dot")
+    assert (tmp_path / "graph.dot").read_text() == plan.to_dot()
+    program = tmp_path / "dot"
+    program.write_text("#!/bin/sh\necho $1\nexec /bin/cat\n")  # stands in for Graphviz
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    for suffix in ("svg", "png", "pdf", "SVG"):
+        plan.draw(str(tmp_path / f"graph.{suffix}"))
+        assert (tmp_path / f"graph.{suffix}").read_text() == f"-T{suffix.lower()}\n{plan.to_dot()}"
+    program.write_text("#!/bin/sh\necho no such font >&2\nexit 3\n")
+    with pytest.raises(ConetError, match=r"cannot draw other.svg: no such font"):
+        plan.draw(tmp_path / "other.svg")
+    program.unlink()
+    with pytest.raises(ConetError, match=r"Graphviz, which draws other.svg, is not installed.*other.dot, which needs"):
+        plan.draw(tmp_path / "other.svg")
+    with pytest.raises(ValueError, match=r"other.jpg: the suffix names the format, write one of .dot, .svg"):
+        plan.draw(tmp_path / "other.jpg")
+    assert not list(tmp_path.glob("other*"))
 
 
 def test_graph_attributes(plan: ChannelPlan) -> None:

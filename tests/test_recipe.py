@@ -24,6 +24,8 @@ from torch.utils import _pytree as pytree
 
 from conet_fx import recipe
 from conet_fx.errors import RecipeError
+from conet_fx.passes import ops
+from conet_fx.passes.trace import trace
 from conet_fx.recipe.build import named_tensors
 from conet_fx.recipe.files import digest
 from conet_fx.recipe.names import classes
@@ -297,6 +299,7 @@ LEAVES: list[tuple[nn.Module, tuple[int, ...]]] = [
     (nn.Hardtanh(-2, 2), IMAGE),
     (nn.Threshold(0.1, 20), IMAGE),
     (nn.MultiheadAttention(4, 2, bias=False, kdim=4, vdim=4, batch_first=True), (2, 5, 4)),
+    (torchvision.ops.StochasticDepth(0.3, "row"), (2, 3, 4)),
 ]  # fmt: skip
 
 
@@ -312,7 +315,7 @@ def test_each_class_is_rebuilt_from_its_attributes(leaf: nn.Module, shape: tuple
         def forward(self, x: Tensor) -> Tensor:
             return self.leaf(x, x, x)[0] if isinstance(self.leaf, nn.MultiheadAttention) else self.leaf(x)
 
-    recipe.save(symbolic_trace(Net()), tmp_path)
+    recipe.save(trace(Net(), torch.rand(shape), is_leaf=ops.knows).graph_module, tmp_path)
     loaded = recipe.load(tmp_path).leaf
     assert type(loaded) is type(leaf)
     assert repr(loaded) == repr(leaf)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.fx import Graph, GraphModule, Node
 
 from conet_fx.errors import RecipeError
+from conet_fx.passes.reload import Reload
 from conet_fx.recipe.files import RECIPE, WEIGHTS
 from conet_fx.recipe.names import classes, functions, methods
 from conet_fx.recipe.spec import MAX_DEPTH, ModuleSpec, Recipe
@@ -25,7 +26,7 @@ def build(recipe: Recipe) -> GraphModule:
     Raises:
         RecipeError: the recipe asks for what it may not, or for what does not fit together.
     """
-    root = GraphModule(nn.Module(), Graph())
+    root = GraphModule(nn.Module(), Graph(tracer_cls=Reload))
     try:
         leaves = _build_modules(root, recipe)
         _build_tensors(root, recipe, leaves)

@@ -12,7 +12,7 @@ from torch.fx.graph import CodeGen
 from torch.nn.parameter import is_lazy
 
 from conet_fx.errors import RecipeError
-from conet_fx.passes.trace import plain_subclass
+from conet_fx.passes.nodes import plain_subclass
 from conet_fx.recipe.build import construct, constructor, named_tensors, plain_attributes, signature
 from conet_fx.recipe.files import digest, to_entry
 from conet_fx.recipe.names import classes, functions, name_in, qualified_name

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 
 from conet_fx.errors import RecipeError
-from conet_fx.passes.trace import plain_subclass
+from conet_fx.passes.nodes import plain_subclass
 from conet_fx.recipe.build import build, named_tensors, plain_attributes
 from conet_fx.recipe.describe import arguments_of
 from conet_fx.recipe.files import digest

@@ -21,6 +21,7 @@ from conet_fx.passes.rules.base import (
     Input,
     Opaque,
     Output,
+    Record,
     Rule,
 )
 from conet_fx.passes.rules.keep import (
@@ -146,6 +147,7 @@ __all__ = [
     "Parameter",
     "Permute",
     "Range",
+    "Record",
     "Recurrent",
     "Reduce",
     "Regions",

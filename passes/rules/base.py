@@ -71,18 +71,33 @@ class Output(Rule):
     def depth(self, call: Call) -> Value:
         value = call.value(call.node.args[0])
         for dim in dims_in(_known(call, call.node.args[0])):
-            call.depths.freeze(dim, "channels of the network's output")
+            call.depths.freeze(dim, _BORDER if call.node.meta.get("border") else "channels of the network's output")
         return value
 
     def labels(self, call: MarkCall) -> Any:
         return None
 
 
+_BORDER = "goes from a traced piece of the network to code that cannot be traced"
+
+
+class Record(Rule):
+    """A named tuple or a data class of values."""
+
+    def depth(self, call: Call) -> Value:
+        return [call.value(a) for a in (*call.node.args, *call.node.kwargs.values())]
+
+    def labels(self, call: MarkCall) -> Any:
+        given = (*call.node.args, *call.node.kwargs.values())
+        return [call.labels_of(a) if isinstance(a, torch.fx.Node) else None for a in given]
+
+
 class Opaque(Rule):
     """An operator that the table does not know: what touches it keeps its size, and the report says so."""
 
     def depth(self, call: Call) -> Value:
-        return self.because(call, "is not in the table")
+        untraced = call.node.meta.get("untraced")
+        return self.because(call, f"cannot be traced ({untraced})" if untraced else "is not in the table")
 
     def because(self, call: Call, reason: str) -> Value:
         dims = [dim for node in call.node.all_input_nodes for dim in dims_in(call.facts.values[node])]

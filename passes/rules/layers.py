@@ -11,12 +11,13 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import fx, nn
+from torch.nn.modules.conv import _ConvNd
 
 from conet_fx.passes.call import Call, Int, Layout, NoRule, Tensor, Value, dims_in, fixed_like, product
 from conet_fx.passes.depth import Dim, Slot, is_fixed
 from conet_fx.passes.labels import Fields, MarkCall, Marker
+from conet_fx.passes.nodes import attribute
 from conet_fx.passes.rules.base import EdgeKind, Rule
-from conet_fx.passes.trace import attribute
 
 
 @dataclasses.dataclass(frozen=True)
@@ -215,6 +216,9 @@ class ChannelNorm(Rule):
             call.depths.multiple(dims[axis], module.num_groups, call.why)
         if self.mixes and not instancewise:
             call.mixes(dims[axis])
+        if not isinstance(module, nn.PReLU):
+            for dim in (*dims[:axis], *dims[axis + 1 :]):
+                call.mixes(dim)  # the mean and the variance are taken over all but the channels
         return Tensor(dims)
 
     def labels(self, call: MarkCall) -> Any:
@@ -285,7 +289,10 @@ class Parameter(Rule):
         if not tensor.is_floating_point():
             return fixed_like(tensor)
         if call.path not in call.facts.layers:
-            dims = {str(i): call.depths.new(n) if n > 1 else (n,) for i, n in enumerate(tensor.shape)}
+            free = 2 if _is_kernel(call) else tensor.ndim  # the taps of a kernel are no channels
+            dims = {
+                str(i): call.depths.new(n) if n > 1 and i < free else (n,) for i, n in enumerate(tensor.shape)
+            }
             layer = call.layer("parameter", **dims)
             layer.tensors = (Layout("", tuple(dims.values()), tuple(dims)),)
         return Tensor(tuple(call.facts.layers[call.path].dims.values()))
@@ -299,6 +306,15 @@ class Parameter(Rule):
                     call.marker.uses(call.path, str(dim), labels)
                     fields[dim] = call.spread(labels, dim, len(call.out))
         return fields
+
+
+def _is_kernel(call: Call) -> bool:
+    """True for the weight of a convolution with a forward of its own."""
+    owner, _, name = call.path.rpartition(".")
+    modules = call.node.meta.get("nn_module_stack", {}).values()
+    return name == "weight" and any(
+        path == owner and isinstance(cls, type) and issubclass(cls, _ConvNd) for path, cls in modules
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -447,6 +463,9 @@ class FunctionalNorm(Rule):
         if self.mixes:
             call.depths.multiple(dims[1], call.number("num_groups"), call.why)
             call.mixes(dims[1])
+        if len(self.operands) > 1:  # a norm, and not prelu
+            for dim in (dims[0], *dims[2:]):
+                call.mixes(dim)
         return Tensor(dims)
 
     def labels(self, call: MarkCall) -> Any:

@@ -346,6 +346,9 @@ class Reshape(Rule):
         out: list[Dim] = [(n,) for n in shape]
         for inputs, outputs in _runs(before, shape):
             movable = [axis for axis in inputs if call.depths.moves(dims[axis])]
+            if sum(before[axis] > 1 for axis in movable) == 1 < len(movable):
+                call.freeze(*(dims[a] for a in movable if before[a] == 1), because="removes the dim of one channel")
+                movable = [axis for axis in movable if before[axis] > 1]
             if not movable:
                 continue
             if len(movable) > 1 or not outputs:

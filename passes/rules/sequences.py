@@ -13,7 +13,7 @@ from conet_fx.passes.rules.base import EdgeKind, Rule
 
 
 class Recurrent(Rule):
-    """nn.RNN, nn.GRU, nn.LSTM: the input size follows what feeds the layer, its hidden size stays."""
+    """nn.RNN, nn.GRU, nn.LSTM and their cells: the input size follows what feeds the layer, its hidden size stays."""
 
     def edge(self, module: nn.Module | None) -> EdgeKind:
         return "conv"
@@ -24,14 +24,15 @@ class Recurrent(Rule):
         states = call.value(call.raw("state"))
         call.freeze(*dims_in(states), because="is the state of a recurrent layer")
         layer = call.layer("linear", **{"in": dims[-1]})
-        first = [name for name in module._flat_weights_names if name.startswith("weight_ih_l0")]
+        weights = [name for name, _ in module.named_parameters() if name.startswith("weight")]
+        first = [name for name in weights if name == "weight_ih" or name.startswith("weight_ih_l0")]
         rows = {name: getattr(module, name).shape[0] for name in first}
         layer.tensors = tuple(Layout(name, ((rows[name],), dims[-1]), ("", "in")) for name in first)
         layer.attributes = (("input_size", dims[-1]),)
         call.facts.readers[call.path] = dims[-1]
         call.facts.reading.add((call.path, "in"))
         steps = product([call.size(dim) for dim in dims[:-1]])
-        others = sum(w.numel() for n, w in module.named_parameters() if n.startswith("weight") and n not in rows)
+        others = sum(getattr(module, name).numel() for name in weights if name not in rows)
         call.count(steps * sum(rows.values()), dims[-1])
         call.count(steps * others)
         return fixed_like(call.node.meta["val"])

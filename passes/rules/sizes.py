@@ -22,8 +22,10 @@ class Shape(Rule):
 
     def depth(self, call: Call) -> Value:
         name = call.raw("name") if "name" in call._arguments else "shape"
-        if name in _FIELDS and isinstance(items := call.operand("input"), (tuple, list)):
-            return items[_FIELDS[name]]
+        items = call.operand("input")
+        place = _place(call.raw("input"), name) if isinstance(items, (tuple, list)) else None
+        if place is not None:
+            return items[place]
         dims = call.dims()
         if name == "shape":
             which = call.number("dim") if "dim" in call._arguments else None
@@ -36,14 +38,24 @@ class Shape(Rule):
 
     def labels(self, call: MarkCall) -> Any:
         name = call._arguments.get("name")
-        if name in _FIELDS and isinstance(call.result, Tensor):
-            return call.item("input", _FIELDS[name])
+        place = _place(call.raw("input"), name) if isinstance(name, str) else None
+        if place is not None:
+            return call.item("input", place)
         if name in ("data", "real", "imag"):
             return call.fields()
         return call.moved() if isinstance(call.result, Tensor) else None
 
 
-_FIELDS = {"values": 0, "indices": 1, "min": 0, "max": 1}  # of what torch.max, sort, aminmax and the like return
+def _place(owner: Any, name: str) -> int | None:
+    """Where the field ``name`` stands in what ``owner`` gives: a named tuple, a data class, what torch.max returns."""
+    val = owner.meta["val"]
+    if dataclasses.is_dataclass(val):
+        names = [field.name for field in dataclasses.fields(val)]
+    elif isinstance(owner.target, type):
+        names = list(getattr(owner.target, "_fields", ()))
+    else:
+        names = [n for n in ("values", "indices", "min", "max") if isinstance(val, tuple) and hasattr(val, n)]
+    return names.index(name) if name in names else None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -22,6 +22,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import conet_fx
 from conet_fx.plan import ChannelGroup, ChannelPlan
 
+RECURRENT = (nn.RNNBase, nn.modules.rnn.RNNCellBase)
 TOLERANCE = 1e-9  # float64, relative to the largest output
 
 
@@ -145,27 +146,52 @@ def check_identity(model: nn.Module, plan: ChannelPlan, inputs: Any) -> None:
     resized = plan.resize({}, init="inherit")
     for positions in resized.meta["conet_fx"]["kept"].values():
         assert torch.equal(positions, torch.arange(len(positions)))
-    assert list(resized.state_dict()) == list(plan.trace.graph_module.state_dict())
-    assert set(resized.state_dict()) <= set(model.state_dict()) | set(plan.trace.graph_module.state_dict())
-    for module in (plan.trace.graph_module, resized):
-        expected, got = outputs(model, inputs), outputs(module, inputs)
+    source = origin(plan, model, resized)
+    assert list(resized.state_dict()) == list(source.state_dict())
+    assert set(resized.state_dict()) <= set(model.state_dict()) | set(source.state_dict())
+    training = model.training and (plan.trace.mode_dependent or plan.trace.pieces is not None)
+    expected = outputs(model, inputs, training)
+    for module in (source, resized) if source is not model else (resized,):
+        got = outputs(module, inputs, training)
         assert len(expected) == len(got)
         assert all(torch.equal(a, b) for a, b in zip(expected, got, strict=True))
 
 
-def check_resized(plan: ChannelPlan, sizes: Mapping[str, int], inputs: Any) -> None:
-    """The resized module runs forward and backward in both modes, and costs what the plan says."""
+def origin(plan: ChannelPlan, model: nn.Module, resized: nn.Module) -> nn.Module:
+    """What ``resized`` was made from: the traced module, or ``model`` where the result is of the user's class."""
+    return plan.trace.graph_module if isinstance(resized, fx.GraphModule) else model
+
+
+def check_resized(
+    plan: ChannelPlan, sizes: Mapping[str, int], inputs: Any, expected: Mapping[bool, set[str]] | None = None
+) -> None:
+    """The resized module runs forward and backward in both modes, and costs what the plan says.
+
+    ``expected``: :func:`trained_parameters` of the original, where the caller has them already.
+    """
     resized = plan.resize(sizes)
-    resized.graph.lint()
+    if isinstance(resized, fx.GraphModule):
+        resized.graph.lint()
     cost = plan.cost(sizes)
     assert sum(p.numel() for p in resized.parameters()) == cost.params, sizes
-    with counting() as counter, torch.no_grad():
-        call(copy.deepcopy(resized).train(plan.trace.graph_module.training), inputs)
-    assert counter.get_total_flops() // 2 == cost.macs, sizes
-    modes = (plan.trace.graph_module.training,) if plan.trace.mode_dependent else (False, True)
-    for training in modes:
-        expected = gradients(plan.trace.graph_module, inputs, training)
-        assert gradients(resized, inputs, training) == expected, sizes
+    if expected is None:
+        expected = trained_parameters(plan, plan.trace.graph_module, inputs)
+    if plan.trace.pieces is None:  # what lies between the pieces is not counted
+        with counting() as counter, torch.no_grad():
+            call(copy.deepcopy(resized), inputs)
+        assert counter.get_total_flops() // 2 == cost.macs, sizes
+    for training, names in expected.items():
+        assert gradients(resized, inputs, training) == names, sizes
+
+
+def trained_parameters(plan: ChannelPlan, module: nn.Module, inputs: Any) -> dict[bool, set[str]]:
+    """The parameters that get a gradient in eval (False) and train (True) mode, for the modes that the plan is of.
+
+    A model that was traced in pieces (a detector) takes the inputs in its own mode only.
+    """
+    own_mode_only = plan.trace.mode_dependent or plan.trace.pieces is not None
+    modes = (module.training,) if own_mode_only else (False, True)
+    return {training: gradients(module, inputs, training) for training in modes}
 
 
 @contextlib.contextmanager
@@ -189,7 +215,7 @@ def check_shrinking_masks(model: nn.Module, plan: ChannelPlan, inputs: Any, seed
     """A shrunken module equals the original whose readers ignore the channels that went."""
     sizes = random_sizes([g for g in plan.free if not g.mixed_by], 0.3, 1, seed)
     resized = inherited(plan, sizes)
-    close(resized, masked(plan, resized), inputs)
+    close(resized, masked(plan, resized, model), inputs)
 
 
 def inherited(plan: ChannelPlan, sizes: Mapping[str, int]) -> fx.GraphModule:
@@ -200,9 +226,9 @@ def inherited(plan: ChannelPlan, sizes: Mapping[str, int]) -> fx.GraphModule:
 
 
 @torch.no_grad()
-def masked(plan: ChannelPlan, resized: fx.GraphModule) -> fx.GraphModule:
-    """The traced module with zero weights wherever it reads a channel that ``resized`` does not have."""
-    module = copy.deepcopy(plan.trace.graph_module)
+def masked(plan: ChannelPlan, resized: nn.Module, model: nn.Module) -> nn.Module:
+    """The original with zero weights wherever it reads a channel that ``resized`` does not have."""
+    module = copy.deepcopy(origin(plan, model, resized))
     kept = resized.meta["conet_fx"]["kept"]
     for path, role in plan.facts.reading:
         if (path, role) not in kept:
@@ -220,10 +246,10 @@ def masked(plan: ChannelPlan, resized: fx.GraphModule) -> fx.GraphModule:
             zero_others(attention_weight(owner, role), 1, positions)
         elif isinstance(owner, nn.Linear):
             zero_others(owner.weight, 1, positions)
-        elif isinstance(owner, nn.RNNBase):
-            for name in owner._flat_weights_names:
-                if name.startswith("weight_ih_l0"):
-                    zero_others(getattr(owner, name), 1, positions)
+        elif isinstance(owner, RECURRENT):
+            for name, weight in owner.named_parameters():
+                if name == "weight_ih" or name.startswith("weight_ih_l0"):
+                    zero_others(weight, 1, positions)
         elif getattr(owner, "transposed", False):
             zero_others(owner.weight, 0, positions)
         else:
@@ -244,7 +270,7 @@ def width(module: nn.Module, path: str, role: str) -> int:
         return owner.shape[int(role)]
     if isinstance(owner, nn.MultiheadAttention):
         return attention_weight(owner, role).shape[1]
-    if isinstance(owner, nn.RNNBase):
+    if isinstance(owner, RECURRENT):
         return int(owner.input_size)
     return int(owner.in_features if isinstance(owner, nn.Linear) else owner.in_channels)
 
@@ -271,16 +297,25 @@ def close(a: nn.Module, b: nn.Module, inputs: Any) -> None:
     """Both modules give the same outputs in eval mode, up to rounding."""
     for got, expected in zip(outputs(a, inputs), outputs(b, inputs), strict=True):
         assert got.shape == expected.shape
-        scale = float(expected.abs().max()) if expected.numel() else 1.0
+        if not expected.numel():  # a detector that finds nothing
+            continue
+        scale = float(expected.abs().max())
         tolerance = TOLERANCE if expected.dtype == torch.float64 else 1e-4
         assert float((got - expected).abs().max()) <= tolerance * max(scale, 1e-3)
 
 
 @torch.no_grad()
-def outputs(module: nn.Module, inputs: Any) -> list[torch.Tensor]:
-    """Output tensors in eval mode; the module is left as it was."""
+def outputs(module: nn.Module, inputs: Any, training: bool = False) -> list[torch.Tensor]:
+    """Output tensors in eval (or train) mode; the module is left as it was."""
     torch.manual_seed(0)
-    return list(tensors(call(copy.deepcopy(module).eval(), inputs)))
+    if training:  # running statistics change
+        return list(tensors(call(copy.deepcopy(module).train(), inputs)))
+    modes = {part: part.training for part in module.modules()}
+    try:
+        return list(tensors(call(module.eval(), inputs)))
+    finally:
+        for part, mode in modes.items():
+            part.training = mode
 
 
 def gradients(module: nn.Module, inputs: Any, training: bool) -> set[str]:

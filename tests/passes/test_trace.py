@@ -198,21 +198,32 @@ def test_tensors_of_computed_sizes_follow_the_batch() -> None:
     same_outputs(traced, model, torch.randn(5, 3, 6, 6))
 
 
-def test_an_autograd_function_is_looked_into() -> None:
-    class Double(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx: Any, x: Tensor) -> Tensor:
-            return x * 2
+class Double(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x * 2
 
-        @staticmethod
-        def backward(ctx: Any, grad: Tensor) -> Tensor:
-            return grad * 2
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        return grad * 7  # not the derivative
 
-    def forward(self: Any, x: Tensor) -> Tensor:
-        return Double.apply(self.a(x))
 
-    model = net(forward, a=conv(3, 4))
-    same_outputs(trace(model, IMAGE), model, IMAGE)
+def test_an_autograd_function_keeps_its_backward_in_a_module_that_is_one_call() -> None:
+    inner = net(lambda self, x: Double.apply(x))
+    model = net(lambda self, x: self.inner(self.a(x)), a=conv(3, 4), inner=inner)
+    traced = trace(model, IMAGE)
+    same_outputs(traced, model, IMAGE)
+    gradients = []
+    for module in (model, traced.graph_module):
+        model.zero_grad()
+        module(IMAGE).sum().backward()
+        gradients.append(model.a.weight.grad)
+    assert torch.equal(*gradients)
+
+
+def test_an_autograd_function_in_the_root_is_an_error_that_says_what_to_do() -> None:
+    with pytest.raises(TraceError, match=r"Double is a torch.autograd.Function.*register_module"):
+        trace(net(lambda self, x: Double.apply(self.a(x)), a=conv(3, 4)), IMAGE, in_pieces=False)
 
 
 # --- inputs ----------------------------------------------------------------------------------------------------------

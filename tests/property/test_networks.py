@@ -6,23 +6,23 @@ import builtins
 import functools
 import math
 import operator
+import sys
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from conet_fx.passes import ops
-from conet_fx.passes.trace import plain_subclass, trace
+from conet_fx.passes.nodes import plain_subclass
+from conet_fx.passes.trace import trace
+from tests.property import test_freedom, test_invariants
 from tests.property.networks import OPERATORS, Program, RandomNet, every_use, programs, randomize, resolve
-
-EXAMPLES = settings(
-    max_examples=60, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow], database=None
-)
+from tests.property.profiles import EXAMPLES
 
 
 def run(module: nn.Module, program: Program) -> list[Tensor]:
@@ -106,3 +106,14 @@ def test_what_is_said_not_to_be_generated_is_not() -> None:
 @pytest.mark.parametrize("name", OPERATORS)
 def test_each_operator_of_the_generator_can_be_used(name: str) -> None:
     assert next(every_use(name), None) is not None
+
+
+def test_the_thorough_profile_tries_twenty_thousand_networks() -> None:
+    properties = [
+        function
+        for module in (test_freedom, test_invariants, sys.modules[__name__])
+        for name, function in vars(module).items()
+        if name.startswith("test_") and getattr(function, "is_hypothesis_test", False)
+    ]
+    assert len(properties) * settings.get_profile("thorough").max_examples >= 20_000
+    assert len(properties) * settings.get_profile("ci").max_examples <= 600

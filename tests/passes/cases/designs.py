@@ -231,7 +231,7 @@ def dense_with_shuffles() -> nn.Module:
     return net(forward, a=conv(3, 6), b=conv(6, 4), c=conv(10, 5), **shuffles, out=conv(15, 5))
 
 
-@case({}, {"a": "setitem", "a#2": "setitem"})
+@case({"a": (2, 1), "a#2": (6, 1)})
 def temporal_shift_in_place() -> nn.Module:
     def forward(self, x: Tensor) -> Tensor:
         y = self.a(x)

@@ -540,3 +540,15 @@ def padded_with_infinity() -> nn.Module:
         return self.out(F.max_pool2d(x, 3, 2))
 
     return net(forward, a=conv(3, 8), out=conv(9, 5))
+
+
+@case({"a": (6, 1)}, {"eca": "removes the dim of one channel"}, mixed=["a"])
+def efficient_channel_attention_by_views() -> nn.Module:
+    """A convolution along the channels, which stand where an image has its width."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.a(x)
+        gate = self.eca(y.mean((2, 3)).view(y.shape[0], 1, -1)).sigmoid().view(y.shape[0], -1, 1, 1)
+        return self.out(y * gate.expand_as(y))
+
+    return net(forward, a=conv(3, 6), eca=nn.Conv1d(1, 1, 3, padding=1), out=conv(6, 5))

@@ -90,7 +90,7 @@ def constant_attribute() -> nn.Module:
     return net(forward, a=conv(3, 12), scale=torch.rand(12, 1, 1), out=conv(12, 5))
 
 
-@case({}, {"a": "setitem"})
+@case({"a": (4, 1), "a#2": (8, 1)})
 def set_item() -> nn.Module:
     def forward(self, x: Tensor) -> Tensor:
         y = self.a(x).clone()

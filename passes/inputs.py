@@ -1,0 +1,69 @@
+"""Example inputs, bound to the arguments of ``forward``."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from conet_fx.passes.nodes import tensors
+
+Inputs = torch.Tensor | tuple[Any, ...] | list[Any] | Mapping[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Arguments:
+    """Example inputs by name, and how ``forward`` takes them."""
+
+    values: Mapping[str, Any]
+    positional: tuple[str, ...]
+    keywords: tuple[str, ...]
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Names of the arguments that hold tensors."""
+        return tuple(name for name, value in self.values.items() if tensors(value))
+
+    @classmethod
+    def of_example(cls, model: nn.Module, example: Inputs) -> Arguments:
+        """Bind what the user gave. Raises ``TypeError`` where it does not fit, ``ValueError`` for empty tensors."""
+        if isinstance(example, Mapping):
+            bound = cls.bind(model, (), example)
+        elif isinstance(example, (tuple, list)):
+            bound = cls.bind(model, tuple(example), {})
+        elif isinstance(example, torch.Tensor):
+            bound = cls.bind(model, (example,), {})
+        else:
+            raise TypeError(
+                f"example_inputs must be a tensor, a tuple of positional inputs or a dict of keyword inputs, "
+                f"not {type(example).__name__}"
+            )
+        found = tensors(bound.values)
+        if not found:
+            raise TypeError("example_inputs hold no tensor: pass one batch of the shape and type of real inputs")
+        if any(tensor.numel() == 0 for tensor in found):
+            shapes = [tuple(tensor.shape) for tensor in found]
+            raise ValueError(f"example_inputs are empty (shapes {shapes}): pass at least one sample")
+        return bound
+
+    @classmethod
+    def bind(cls, model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Arguments:
+        """Bind positional and keyword arguments to ``model.forward``. Raises ``TypeError`` where they do not fit."""
+        signature = inspect.signature(model.forward)
+        try:
+            bound = signature.bind(*args, **kwargs)
+        except TypeError as error:
+            raise TypeError(f"example_inputs do not fit {type(model).__name__}.forward{signature}: {error}") from None
+        names: list[str] = []
+        for name, parameter in signature.parameters.items():
+            if parameter.kind is inspect.Parameter.VAR_POSITIONAL:
+                names += [f"{name}_{i}" for i in range(len(bound.args) - len(names))]
+            elif parameter.kind is not inspect.Parameter.KEYWORD_ONLY:
+                names.append(name)
+        positional = tuple(names[: len(bound.args)])
+        values = {**dict(zip(positional, bound.args, strict=True)), **bound.kwargs}
+        return cls(values, positional, tuple(bound.kwargs))

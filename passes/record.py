@@ -1,0 +1,469 @@
+"""Records the graph of a model, and the value of every node the moment it is recorded.
+
+The recorder works on a copy of the model whose parameters and buffers are meta tensors, so that nothing is computed
+and the caller's module stays as it was. Python that asks for a concrete number (``if x.shape[1] > 3``,
+``range(x.dim())``, unpacking) gets it; sizes that are only computed with stay symbolic in the graph.
+
+A submodule that torch.fx cannot look into (a scripted function, a loop over data, a custom autograd function) is
+recorded as one call, if its shapes can be found at all.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import dataclasses
+import linecache
+import math
+import operator
+import os
+import sys
+import types
+from collections.abc import Callable, Iterator
+from types import FrameType
+from typing import Any
+
+import torch
+import torchvision.ops
+from torch import fx, nn
+from torch.fx.node import map_aggregate
+from torch.fx.proxy import Attribute
+from torch.nn.utils import parametrizations, parametrize
+
+from conet_fx.errors import TraceError
+from conet_fx.passes import custom
+from conet_fx.passes.inputs import Arguments
+from conet_fx.passes.nodes import attribute, leaves, plain_subclass, source, tensors
+from conet_fx.passes.shapes import RESHAPE_IN_PLACE, Shapes, to_meta
+
+_TORCH = os.path.dirname(os.path.abspath(torch.__file__)) + os.sep
+_HERE = os.path.dirname(os.path.abspath(__file__)) + os.sep
+# Functions that torch cannot dispatch, or would look into: each is one node of the graph when given a proxy.
+_RECORDED = (
+    *(math.sqrt, math.log, math.log2, math.log10, math.exp, math.pow),
+    *(torchvision.ops.deform_conv2d, torchvision.ops.roi_align, torchvision.ops.roi_pool),
+)
+# Layers whose parametrized form is looked into: the graph then holds what computes the weight.
+_PARAMETRIZED = (nn.modules.conv._ConvNd, nn.Linear)
+_COMPOSITE = (  # modules of torch.nn that are made of others, and are looked into
+    nn.Transformer, nn.TransformerEncoder, nn.TransformerDecoder,
+    nn.TransformerEncoderLayer, nn.TransformerDecoderLayer,
+)  # fmt: skip
+
+
+class Proxy(fx.Proxy):
+    """A proxy that knows its value, so that Python which needs a number gets one."""
+
+    tracer: Recorder
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):  # a protocol that torch asks any object for
+            raise AttributeError(name)
+        if name == "type" and isinstance(device := self.node.meta["val"], torch.device):
+            return device.type  # a name that Python looks at, as torch.autocast does
+        return _AttributeProxy(self, name)
+
+    def __round__(self, digits: int | None = None) -> Any:
+        return round(self._read("round()"), digits)
+
+    def __setitem__(self, index: Any, value: Any) -> None:
+        self.tracer.create_proxy("call_function", operator.setitem, (self, index, value), {})
+
+    def __len__(self) -> int:
+        return len(self.tracer.value(self))
+
+    def __int__(self) -> int:
+        return int(self._read("int()"))
+
+    def __index__(self) -> int:
+        return int(self.tracer.number(self, "an index"))
+
+    def __float__(self) -> float:
+        return float(self._read("float()"))
+
+    def _read(self, use: str) -> Any:
+        """The number that this proxy stands for; what the model computes with it will not follow another size."""
+        number = self.tracer.number(self, use)
+        self.node.meta.setdefault("read_as_number", []).append(f"{use} at {_user_line()[0]}")
+        return number
+
+
+class _AttributeProxy(Proxy, Attribute):
+    """``x.shape``, ``x.mT``, ``x.size``: an attribute, or a method about to be called."""
+
+    def __init__(self, root: fx.Proxy, attr: str) -> None:
+        Attribute.__init__(self, root, attr)
+
+
+class Recorder(fx.Tracer):
+    """Records one graph of ``model``. ``reads_mode`` tells, afterwards, whether the code asked for ``self.training``;
+    ``constants`` are tensors in the graph that are neither parameters nor buffers, by path.
+
+    ``is_leaf`` says of a function or a class of modules that it is to be recorded as one call.
+    """
+
+    proxy_buffer_attributes = True
+
+    def __init__(
+        self,
+        model: nn.Module,
+        call: Arguments,
+        is_leaf: Callable[[Any], bool],
+        flip_mode: bool = False,
+        look_into_wrapped: bool = True,
+    ) -> None:
+        super().__init__(autowrap_modules=(), autowrap_functions=_RECORDED)  # type: ignore[arg-type]
+        self._autowrap_search += [math, torchvision.ops]  # where they stand under their own names
+        self.model = model
+        self.call = call
+        self.is_leaf = is_leaf
+        self.flip_mode = flip_mode
+        self.look_into_wrapped = look_into_wrapped
+        devices = [t.device for t in (*tensors(call.values), *model.parameters()) if t.device.type != "meta"]
+        self.shapes = Shapes(devices[0] if devices else torch.device("cpu"))
+        self.running = False
+        self.reads_mode = False
+        self.opaque: list[str] = []
+        self.wrapped: list[str] = []
+        self.constants: dict[str, torch.Tensor] = {}
+        self._parameter_proxies: dict[str, fx.Proxy] = {}
+        self._instead: dict[fx.Node, fx.Node] = {}
+        self._detached: dict[fx.Node, fx.Node] = {}
+        self._without_grad: set[fx.Node] = set()
+
+    def record(self) -> fx.Graph:
+        """The graph; each node has its value in ``meta["val"]``. Raises :class:`TraceError`."""
+        name = type(self.model).__name__
+        root = self._copy_on_meta()
+        try:
+            with (
+                torch.enable_grad(),
+                _factories_that_take_proxies(),
+                _isinstance_that_sees_values(root),
+                self._wrapped_functions(),
+                _no_autograd_functions(),
+                custom.recording(),
+            ):
+                graph = self.trace(root)
+        except TraceError:
+            raise
+        except Exception as error:
+            raise TraceError(f"{name} cannot be traced: {type(error).__name__}: {error} ({_line_of(error)})") from error
+        output = graph.output_node()
+        output.meta.update(val=self.shapes.of(output, root, self._operand), source="", scope="")
+        own = {name for name, _ in (*self.model.named_parameters(), *self.model.named_buffers())}
+        self.constants = {
+            str(node.target): attribute(root, str(node.target))
+            for node in graph.nodes
+            if node.op == "get_attr" and node.target not in own
+        }
+        return graph
+
+    # --- what fx calls --------------------------------------------------------------------------------------
+
+    def create_args_for_root(
+        self, root_fn: Callable[..., Any], is_module: bool, concrete_args: Any = None
+    ) -> tuple[Callable[..., Any], list[Any]]:
+        """Only tensors of the example become placeholders; other arguments are fixed at what the example gives."""
+        given = {
+            name: self.create_proxy("placeholder", name, (), {}) if name in self.call.inputs else value
+            for name, value in self.call.values.items()
+        }
+
+        def call(root: nn.Module) -> Any:
+            positional = [given[name] for name in self.call.positional]
+            return root_fn(root, *positional, **{name: given[name] for name in self.call.keywords})
+
+        return call, [self.root]
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        if isinstance(m, _COMPOSITE):
+            return self.is_leaf(type(m))
+        if isinstance(m, (parametrize.ParametrizationList, parametrizations._WeightNorm)):
+            return False
+        if parametrize.is_parametrized(m) and isinstance(m, _PARAMETRIZED):
+            return False
+        behaves_like = plain_subclass(m)
+        known = behaves_like is not type(m) or behaves_like in custom.CLASSES or self.is_leaf(type(m))
+        return known or super().is_leaf_module(m, module_qualified_name)
+
+    def call_module(
+        self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        if self.running:
+            return forward(*args, **kwargs)
+        path = self.path_of_module(m)
+        depth = len(self.module_stack)
+        before = next(reversed(self.graph.nodes))
+        try:
+            return super().call_module(m, forward, args, kwargs)
+        except Exception as error:
+            while len(self.module_stack) > depth:
+                self.module_stack.popitem()
+            if self.is_leaf_module(m, path):
+                raise
+            self._forget_nodes_after(before)
+            try:
+                proxy = self.create_proxy("call_module", path, args, kwargs)
+            except Exception:
+                raise error from None
+            text = str(error) if isinstance(error, TraceError) else f"{type(error).__name__}: {error}"
+            proxy.node.meta["untraced"] = text
+            self.opaque.append(path)
+            return proxy
+
+    def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, fx.Proxy]) -> Any:
+        if self.running:
+            return attr_val
+        if attr == "training":
+            self.reads_mode = True
+            return attr_val
+        self._parameter_proxies = parameter_proxy_cache
+        return super().getattr(attr, attr_val, parameter_proxy_cache)
+
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        return Proxy(node, self)
+
+    def create_arg(self, a: Any) -> Any:
+        if isinstance(a, fx.Proxy):
+            return self._as_operand(a.node)
+        if dataclasses.is_dataclass(a) and not isinstance(a, type):
+            fields = {field.name: getattr(a, field.name) for field in dataclasses.fields(a)}
+            return self.create_proxy("call_function", type(a), (), fields).node
+        if isinstance(a, tuple) and hasattr(a, "_fields"):
+            return self.create_proxy("call_function", type(a), tuple(a), {}).node if _has_proxies(a) else a
+        return super().create_arg(a)
+
+    def create_proxy(self, kind: str, target: Any, args: Any, kwargs: Any, *rest: Any, **more: Any) -> fx.Proxy:
+        proxy = super().create_proxy(kind, target, args, kwargs, *rest, **more)
+        node = proxy.node
+        node.meta["source"], node.meta["stack_trace"] = _user_line()
+        node.meta["scope"] = self.scope.module_path
+        try:
+            node.meta["val"] = self._run(node)
+        except BaseException:
+            self.graph.erase_node(node)
+            raise
+        if kind not in ("placeholder", "get_attr") and not torch.is_grad_enabled():
+            self._without_grad.add(node)
+        elif target in (operator.getitem, getattr) and node.args[0] in self._without_grad:
+            self._without_grad.add(node)  # an item of several results: a tensor is cut off where it comes in
+        return proxy
+
+    def to_bool(self, obj: fx.Proxy) -> bool:
+        return bool(self.number(obj, "a condition"))
+
+    def iter(self, obj: fx.Proxy) -> Iterator[Any]:
+        return iter([obj[i] for i in range(len(self.value(obj)))])  # type: ignore[index]  # proxies record indexing
+
+    def keys(self, obj: fx.Proxy) -> Any:
+        return self.value(obj).keys()
+
+    # --- values ---------------------------------------------------------------------------------------------
+
+    def value(self, proxy: fx.Proxy) -> Any:
+        """The value of ``proxy``: meta tensors, numbers, nests of them."""
+        return proxy.node.meta["val"]
+
+    def number(self, proxy: fx.Proxy, use: str) -> Any:
+        """The concrete value of ``proxy``, which Python needs for ``use``."""
+        value = self.value(proxy)
+        if isinstance(value, torch.Tensor):
+            raise TraceError(
+                f"{source(proxy.node)}: {use} depends on the data in a tensor, and a graph has one path for all data. "
+                "Use torch.where, or put the branch in a module that conet-fx need not look into. "
+                f"Line: {_user_line()[0]}"
+            )
+        return value
+
+    def _run(self, node: fx.Node) -> Any:
+        """The value of a node that was just recorded."""
+        if node.op == "placeholder":
+            return map_aggregate(self.call.values[str(node.target)], to_meta)
+        if node.op == "call_method" and node.target in RESHAPE_IN_PLACE:
+            self._instead[node.args[0]] = node  # type: ignore[index]
+        self.running = True
+        try:
+            return self.shapes.of(node, self.root, self._operand)
+        except Exception as error:
+            shapes = [tuple(t.shape) for t in tensors([n.meta.get("val") for n in node.all_input_nodes])]
+            raise TraceError(
+                f"{source(node)} failed on inputs of shape {shapes}: {type(error).__name__}: {error}"
+            ) from error
+        finally:
+            self.running = False
+
+    def _operand(self, node: fx.Node) -> Any:
+        if "val" not in node.meta:  # a tensor that fx found in a plain attribute
+            where, stack = _user_line()
+            value = self.shapes.of(node, self.root, self._operand)
+            node.meta.update(val=value, source=where, stack_trace=stack, scope=self.scope.module_path)
+        return node.meta["val"]
+
+    def _as_operand(self, node: fx.Node) -> fx.Node:
+        """The node to use for ``node``: the result of a view in place; cut off if it was made without gradients."""
+        while node in self._instead:
+            node = self._instead[node]
+        if not (node in self._without_grad and torch.is_grad_enabled() and isinstance(node.meta["val"], torch.Tensor)):
+            return node
+        if node not in self._detached:
+            cut = self._detached[node] = self.create_node("call_method", "detach", (node,), {})
+            cut.meta.update({key: node.meta[key] for key in ("val", "source", "stack_trace", "scope")})
+        return self._detached[node]
+
+    def _forget_nodes_after(self, last: fx.Node) -> None:
+        """Take back what a module recorded before it failed."""
+        while (node := next(reversed(self.graph.nodes))) is not last:
+            self.graph.erase_node(node)
+            for known in (self._instead, self._detached):
+                for key in [k for k, v in known.items() if node in (k, v)]:
+                    del known[key]
+        for name in [n for n, p in self._parameter_proxies.items() if p.node._erased]:
+            del self._parameter_proxies[name]
+
+    def _copy_on_meta(self) -> nn.Module:
+        """A copy of the model with meta tensors, whose training flags are seen when they are read."""
+        memo: dict[int, Any] = {}
+        for name, tensor in (*self.model.named_parameters(), *self.model.named_buffers()):
+            if nn.parameter.is_lazy(tensor):
+                raise TraceError(f"{name} is lazy and has no shape yet: run the model once on real data before")
+            new = torch.empty_like(tensor, device="meta")
+            memo[id(tensor)] = nn.Parameter(new, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else new
+        try:
+            root = copy.deepcopy(self.model, memo)
+        except Exception as error:
+            raise TraceError(
+                f"{type(self.model).__name__} cannot be copied ({type(error).__name__}: {error}), and conet-fx works "
+                "on a copy so that your model stays as it is. Tensors computed from parameters and kept as attributes "
+                "are the usual cause: replace old-style weight_norm or spectral_norm by torch.nn.utils.parametrizations"
+            ) from error
+        for module in root.modules():
+            if not isinstance(module, torch.jit.ScriptModule):
+                # what is not in __dict__ is asked of __getattr__, which fx lets us see
+                module._buffers["training"] = module.__dict__.pop("training") != self.flip_mode
+        return root
+
+    @contextlib.contextmanager
+    def _wrapped_functions(self) -> Iterator[None]:
+        """Look into functions of ``torch.fx.wrap`` that the operator table does not know."""
+        known = fx._symbolic_trace._wrapped_fns_to_patch
+        saved = dict(known)
+        for (key, name), space in saved.items():
+            function = space.get(name)
+            if self.look_into_wrapped and isinstance(function, types.FunctionType) and not self.is_leaf(function):
+                self.wrapped.append(name)
+                del known[key, name]
+        try:
+            yield
+        finally:
+            known.clear()
+            known.update(saved)
+
+
+@contextlib.contextmanager
+def _no_autograd_functions() -> Iterator[None]:
+    """Raise at a custom ``torch.autograd.Function``: its forward alone could be recorded, and its backward be lost."""
+    original = torch.autograd.Function.__dict__["apply"]
+
+    def apply(cls: type, *args: Any, **kwargs: Any) -> Any:
+        if any(isinstance(a, fx.Proxy) for a in (*args, *kwargs.values())):
+            raise TraceError(
+                f"{cls.__name__} is a torch.autograd.Function, whose backward no graph can hold: call it in a module "
+                f"of its own, and say how that carries channels with conet_fx.register_module ({_user_line()[0]})"
+            )
+        return original.__get__(None, cls)(*args, **kwargs)
+
+    torch.autograd.Function.apply = classmethod(apply)
+    try:
+        yield
+    finally:
+        torch.autograd.Function.apply = original
+
+
+@contextlib.contextmanager
+def _factories_that_take_proxies() -> Iterator[None]:
+    """Let functions that torch cannot dispatch take sizes of the graph.
+
+    ``torch.zeros(x.size(0), 3)`` is recorded as ``torch.zeros((x.size(0), 3))``, ``torch.arange(x.size(1))`` as it is.
+    """
+
+    def taking_proxies(factory: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*size: Any, **options: Any) -> Any:
+            recorded = len(size) > 1 and any(isinstance(length, fx.Proxy) for length in size)
+            return factory(size, **options) if recorded else factory(*size, **options)
+
+        return call
+
+    def recorded(factory: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **options: Any) -> Any:
+            proxy = next((a for a in leaves((args, options)) if isinstance(a, fx.Proxy)), None)
+            if proxy is None:
+                return factory(*args, **options)
+            return proxy.tracer.create_proxy("call_function", factory, args, options)
+
+        return call
+
+    wrappers = dict.fromkeys(("zeros", "ones", "empty", "rand", "randn"), taking_proxies)
+    wrappers |= dict.fromkeys(("tensor", "full", "arange", "linspace", "eye"), recorded)
+    originals = {name: getattr(torch, name) for name in wrappers}
+    try:
+        for name, factory in originals.items():
+            setattr(torch, name, wrappers[name](factory))
+        yield
+    finally:
+        for name, factory in originals.items():
+            setattr(torch, name, factory)
+
+
+@contextlib.contextmanager
+def _isinstance_that_sees_values(model: nn.Module) -> Iterator[None]:
+    """Let ``isinstance(x, torch.Tensor)`` in the files of the model's classes look at what a proxy stands for."""
+
+    def sees_values(obj: Any, kind: Any) -> bool:
+        return isinstance(obj.node.meta["val"] if isinstance(obj, Proxy) else obj, kind)
+
+    functions = (getattr(type(module).forward, "__globals__", {}) for module in model.modules())
+    spaces = {
+        id(space): space
+        for space in functions
+        if not space.get("__name__", "torch.").startswith("torch.") and "isinstance" not in space
+    }
+    try:
+        for space in spaces.values():
+            space["isinstance"] = sees_values
+        yield
+    finally:
+        for space in spaces.values():
+            del space["isinstance"]
+
+
+def _has_proxies(nest: Any) -> bool:
+    return any(isinstance(leaf, fx.Proxy) for leaf in leaves(nest))
+
+
+def _user_line() -> tuple[str, str]:
+    """ "file:line" of the innermost frame of the user's code (or of a model zoo's) on the stack, and the same in the
+    form of a stack trace.
+    """
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and frame.f_code is not Recorder.record.__code__:
+        code = frame.f_code
+        file = code.co_filename
+        if not (file.startswith((_TORCH, _HERE, "<")) or file.endswith("contextlib.py")):
+            number = frame.f_lineno
+            text = linecache.getline(file, number).strip()
+            return f"{file}:{number}", f'  File "{file}", line {number}, in {code.co_name}\n    {text}\n'
+        frame = frame.f_back
+    return "", ""
+
+
+def _line_of(error: BaseException) -> str:
+    """ "file:line" of the innermost frame of the user's code in a traceback."""
+    where = ""
+    trace_back = error.__traceback__
+    while trace_back is not None:
+        file = trace_back.tb_frame.f_code.co_filename
+        if not file.startswith((_TORCH, _HERE, "<")):
+            where = f"{file}:{trace_back.tb_lineno}"
+        trace_back = trace_back.tb_next
+    return where

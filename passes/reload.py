@@ -1,0 +1,39 @@
+"""How torch rebuilds the graph of a GraphModule that was pickled (``torch.save(module)``).
+
+torch.fx pickles the generated code of a GraphModule and traces it anew on loading, with the tracer class that the graph
+names. Its own tracer would read ``self.training`` and buffers as constants of that moment.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import fx, nn
+
+from conet_fx.passes import custom
+
+
+class Reload(fx.Tracer):
+    """Traces the code that torch.fx generated for one of our graphs, so that the same graph comes out."""
+
+    proxy_buffer_attributes = True
+
+    def trace(self, root: nn.Module | Callable[..., Any], concrete_args: dict[str, Any] | None = None) -> fx.Graph:
+        """The graph of ``root``, a module with generated code, in which ``training`` stays an attribute."""
+        assert isinstance(root, nn.Module)
+        # where fx looks attributes up, and keeps them symbolic
+        root._buffers["training"] = root.__dict__.pop("training")
+        try:
+            with custom.recording():
+                return super().trace(root, concrete_args)
+        finally:
+            root.__dict__["training"] = root._buffers.pop("training")
+
+    def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
+        """Attributes that the generated code reads: the flag is recorded, the rest is as in torch.fx."""
+        if attr == "training" and isinstance(attr_val, bool):
+            if attr not in parameter_proxy_cache:
+                parameter_proxy_cache[attr] = self.create_proxy("get_attr", attr, (), {})
+            return parameter_proxy_cache[attr]
+        return super().getattr(attr, attr_val, parameter_proxy_cache)

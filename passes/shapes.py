@@ -1,0 +1,157 @@
+"""Runs one operator to learn the shape of what it gives, without computing anything.
+
+Meta tensors are tried first: they cost a fifth of what fake tensors do (``python -m benchmarks.analysis``). An operator
+that meta tensors cannot run (it makes tensors of its own on another device, or has no kernel for them) runs on fake
+tensors. All values that come and go are meta tensors.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import random
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import fx, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.node import map_aggregate, map_arg
+
+from conet_fx.passes.nodes import attribute, tensors
+
+_META = torch.device("meta")
+
+
+def to_meta(a: Any) -> Any:
+    """A meta tensor of the shape, strides and type of ``a``; anything that is no tensor as it is."""
+    if not isinstance(a, torch.Tensor) or a.device.type == "meta":
+        return a
+    return torch.empty_like(a, device=_META, requires_grad=False)
+
+
+class Shapes:
+    """Runs the nodes of a graph. ``device`` is where the tensors of the model are; ``on_meta=False`` runs on fake
+    tensors alone, which take the same paths through torch as real ones.
+
+    Networks repeat their blocks, so what a layer of torch.nn gives is remembered.
+    """
+
+    def __init__(self, device: torch.device, on_meta: bool = True) -> None:
+        self.device = device
+        self._on_meta = on_meta
+        self._known: dict[tuple[Any, ...], Any] = {}
+
+    def of(self, node: fx.Node, root: nn.Module, value: Callable[[fx.Node], Any]) -> Any:
+        """What ``node`` gives, where the nodes before have the values that ``value`` tells and ``root`` its modules.
+
+        Raises whatever the operator raises on fake tensors.
+        """
+        if node.op == "get_attr":
+            return to_meta(attribute(root, str(node.target)))
+        if node.op == "output":
+            return map_arg(node.args[0], value)
+        if node.target is getattr:
+            owner, name = value(cast(fx.Node, node.args[0])), str(node.args[1])
+            if isinstance(owner, torch.Tensor) and name in _OF_THE_DEVICE:
+                owner = torch.empty(0, device=self.device)
+            return getattr(owner, name)
+
+        def operand(a: Any) -> Any:
+            return _on_meta(value(a) if isinstance(a, fx.Node) else a)
+
+        args, kwargs = cast(tuple[Any, Any], map_aggregate((node.args, node.kwargs), operand))
+        if node.op == "call_method":
+            name = str(node.target)
+            if name in RESHAPE_IN_PLACE:
+                args = (args[0].detach(), *args[1:])  # the node before keeps its shape
+            return self.run(lambda owner, *args, **kwargs: getattr(owner, name)(*args, **kwargs), args, kwargs)
+        if node.op == "call_module":
+            return self.run(root.get_submodule(str(node.target)), args, kwargs)
+        assert callable(node.target)
+        return self.run(node.target, args, kwargs)
+
+    def run(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        """What ``function``, or a module, gives on meta tensors."""
+        key = _key(function, args) if isinstance(function, nn.Module) and not kwargs and self._on_meta else None
+        if key is None or key not in self._known:
+            result = self._result(function, args, kwargs)
+            if any(t.device != _META for t in tensors(result)):
+                result = map_aggregate(result, to_meta)
+            if key is None:
+                return result
+            self._known[key] = result
+        return self._known[key]
+
+    def _result(self, function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        if self._on_meta:
+            with contextlib.suppress(Exception), torch.no_grad():
+                return _call(function, args, kwargs, to_meta)
+        with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
+            args, kwargs = map_aggregate((args, kwargs), self._as_if_real)
+            return _call(function, args, kwargs, self._as_if_real)
+
+    def _as_if_real(self, a: Any) -> Any:
+        """A fake tensor on the device of the model."""
+        if isinstance(a, torch.Tensor):
+            return torch.empty_strided(a.shape, a.stride(), dtype=a.dtype, device=self.device)
+        return self.device if isinstance(a, torch.device) else a
+
+
+# views that change a tensor itself: a graph goes on with what they return
+RESHAPE_IN_PLACE = {"unsqueeze_", "squeeze_", "transpose_", "t_", "swapaxes_", "swapdims_"}
+_OF_THE_DEVICE = {"device", "is_cpu", "is_cuda", "is_mps", "is_xpu", "is_meta"}
+
+
+def _call(function: Callable[..., Any], args: Any, kwargs: Any, convert: Callable[[Any], Any]) -> Any:
+    """Call ``function``; where it is a module with tensors of another kind, with theirs converted."""
+    if isinstance(function, nn.Module):
+        own = [*function.named_parameters(), *function.named_buffers()]
+        state = {name: convert(t) for name, t in own if isinstance(t, torch.Tensor)}
+        if any(state[name] is not t for name, t in own if name in state):
+            return torch.func.functional_call(function, state, args, kwargs)
+    return function(*args, **kwargs)
+
+
+def _key(layer: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
+    """What the result of a layer of torch.nn depends on, or None where that cannot be told from its attributes."""
+    state = vars(layer)
+    if (
+        not type(layer).__module__.startswith("torch.nn.modules.")
+        or layer._modules
+        or not all(isinstance(a, torch.Tensor) for a in args)
+    ):
+        return None
+    settings = tuple((k, v) for k, v in state.items() if isinstance(v, (bool, int, float, str, tuple)))
+    hooks = any(v for k, v in state.items() if "hooks" in k and k != "_is_full_backward_hook")
+    given = (*args, *layer._parameters.values(), *layer._buffers.values())
+    if hooks:
+        return None
+    return (
+        type(layer),
+        settings,
+        *[(t.shape, t.stride(), t.dtype) if isinstance(t, torch.Tensor) else t for t in given],
+    )
+
+
+def _on_meta(a: Any) -> Any:
+    return _META if isinstance(a, torch.device) else to_meta(a)
+
+
+@contextlib.contextmanager
+def undisturbed() -> Iterator[None]:
+    """Put every random state back, whatever a forward pass draws, and keep the log lines of fake tensors quiet.
+
+    torch logs each operator that fails on fake tensors; here the failure is an exception that says more.
+    """
+    python, numpy = random.getstate(), np.random.get_state()
+    log = logging.getLogger("torch._subclasses.fake_tensor")
+    disabled, log.disabled = log.disabled, True
+    try:
+        with torch.random.fork_rng():
+            yield
+    finally:
+        log.disabled = disabled
+        random.setstate(python)
+        np.random.set_state(numpy)

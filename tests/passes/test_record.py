@@ -1,0 +1,295 @@
+"""What torch.fx alone cannot follow: opaque submodules, models in pieces, no_grad, views in place, wrapped code."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
+
+import conet_fx
+from conet_fx.errors import ConstraintError, ResizeError, TraceError
+from tests.passes.battery import check_everything, gradients, outputs
+from tests.passes.cases import conv, net
+
+IMAGE = torch.randn(2, 3, 8, 8)
+
+
+class Twice(torch.autograd.Function):
+    """A graph cannot hold its backward."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x * 2
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        return grad * 2
+
+
+def twice(x: Tensor) -> Tensor:
+    return Twice.apply(x)
+
+
+def keeps_going(x: Tensor) -> Tensor:
+    """A loop over data, which no graph can hold."""
+    while bool((x.abs() > 10).any()):
+        x = x / 2
+    return x
+
+
+def stage(inputs: int, outputs: int) -> nn.Module:
+    return nn.Sequential(conv(inputs, 6, 3), nn.BatchNorm2d(6), nn.ReLU(), conv(6, outputs))
+
+
+# --- opaque submodules -----------------------------------------------------------------------------------------------
+
+
+def test_a_submodule_that_cannot_be_looked_into_is_one_call_and_freezes_what_it_touches() -> None:
+    model = net(
+        lambda self, x: self.out(self.odd(self.b(self.a(x)).relu())),
+        a=conv(3, 5),
+        b=conv(5, 6),
+        odd=net(lambda self, x: self.c(twice(x)), c=conv(6, 7)),
+        out=conv(7, 2),
+    )
+    plan = check_everything(model, IMAGE)
+    assert plan.sizes == {"a": 5, "b": 6, "out": 2}
+    assert plan.group("a").frozen is None
+    assert "cannot be traced (Twice is a torch.autograd.Function" in str(plan.group("b").frozen)
+    assert "not followed: odd at" in plan.explain()
+    with pytest.raises(ConstraintError, match=r"odd at .* cannot be traced"):
+        conet_fx.analyze(model, IMAGE, strict=True)
+
+
+def test_only_the_innermost_module_that_fails_is_opaque() -> None:
+    odd = net(lambda self, x: twice(x))
+    block = net(lambda self, x: self.b(self.odd(self.a(x))) + x, a=conv(4, 4), odd=odd, b=conv(4, 4))
+    model = net(lambda self, x: self.out(self.block(self.c(x))), c=conv(3, 4), block=block, out=conv(4, 2))
+    plan = check_everything(model, IMAGE)
+    assert [group.name for group in plan.free] == ["c"]
+    assert set(plan.group("c").writers) == {"c", "block.b"}
+
+
+def test_an_error_of_the_user_is_still_the_error_of_its_line() -> None:
+    block = net(lambda self, x: self.a(x), a=conv(5, 4))
+    with pytest.raises(TraceError, match=r"block\.a at .*test_record\.py:\d+ failed on inputs of shape"):
+        conet_fx.analyze(net(lambda self, x: self.block(x), block=block), IMAGE)
+
+
+# --- pieces ----------------------------------------------------------------------------------------------------------
+
+
+def pieces_model(**parts: Any) -> nn.Module:
+    def forward(self: Any, x: Tensor) -> Tensor:
+        return self.head(keeps_going(self.body(x)))
+
+    return net(forward, body=stage(3, 4), head=stage(4, 2), **parts)
+
+
+def test_a_root_that_cannot_be_traced_is_traced_in_pieces() -> None:
+    model = pieces_model()
+    plan = conet_fx.analyze(model, IMAGE)
+    assert plan.trace.pieces is not None
+    assert plan.trace.pieces.paths == ("body", "head")
+    assert {group.name: group.size for group in plan.free} == {"body.0": 6, "head.0": 6}
+    assert "goes from a traced piece" in str(plan.group("body.3").frozen)
+    assert "cannot be traced as a whole" in plan.explain()
+
+    smaller = plan.resize({"body.0": 4, "head.0": 9})
+    assert type(smaller) is type(model)
+    assert sum(p.numel() for p in smaller.parameters()) == plan.cost({"body.0": 4, "head.0": 9}).params
+    assert smaller.body[0].out_channels == smaller.body[3].in_channels == 4
+    smaller(IMAGE).sum().backward()
+    assert all(p.grad is not None for p in smaller.parameters())
+    assert model.body[0].out_channels == 6
+
+
+def test_pieces_inherit_weights() -> None:
+    model = pieces_model().eval()
+    plan = conet_fx.analyze(model, IMAGE)
+    same = plan.resize({}, init="inherit")
+    assert list(same.state_dict()) == list(model.state_dict())
+    assert torch.equal(*(outputs(m, IMAGE)[0] for m in (model, same)))
+    wider = plan.resize({"body.0": 9}, init="inherit")
+    torch.testing.assert_close(*(outputs(m, IMAGE)[0] for m in (model, wider)))
+
+
+def test_a_piece_that_is_called_twice_in_other_shapes_is_one() -> None:
+    def forward(self: Any, x: Tensor) -> Tensor:
+        y = keeps_going(self.body(x))
+        return self.body(F.interpolate(x, scale_factor=2)).mean((2, 3)) + y.mean((2, 3))
+
+    plan = conet_fx.analyze(net(forward, body=stage(3, 4)), IMAGE)
+    assert {group.name: group.size for group in plan.free} == {"body.0": 6}
+    plan.resize({"body.0": 3})(IMAGE)
+
+
+def test_a_number_that_a_piece_spells_out_is_frozen_since_its_code_cannot_be_rewritten() -> None:
+    body = net(lambda self, x: self.b(self.a(x).view(-1, 6, 8, 8)), a=conv(3, 6), b=conv(6, 5))
+    model = net(lambda self, x: self.head(keeps_going(self.body(x))), body=body, head=stage(5, 2))
+    plan = conet_fx.analyze(model, IMAGE)
+    assert [group.name for group in plan.free] == ["head.0"]
+    assert "spells it out: view at" in str(plan.group("body.a").frozen)
+
+
+def test_code_between_the_pieces_that_uses_their_tensors_is_noticed() -> None:
+    def forward(self: Any, x: Tensor) -> Tensor:
+        return (
+            self.head(keeps_going(self.body(x)))
+            + self.body[0].weight.sum(0).view(-1)[:6].view(6, 1)[5] * 0
+            + F.linear(torch.ones(6), self.body[0].bias[None])
+        )
+
+    plan = conet_fx.analyze(net(forward, body=stage(3, 4), head=stage(4, 2)), IMAGE)
+    with pytest.raises(ResizeError, match="traced in pieces"):
+        plan.resize({"body.0": 4})
+    plan.resize({"head.0": 4})
+
+
+def test_pieces_are_not_for_strict_users_and_not_for_models_where_nothing_is_free() -> None:
+    with pytest.raises(TraceError, match="depends on the data"):
+        conet_fx.analyze(pieces_model(), IMAGE, strict=True)
+    alone = net(lambda self, x: keeps_going(self.a(x)), a=conv(3, 4))
+    with pytest.raises(TraceError, match="depends on the data"):
+        conet_fx.analyze(alone, IMAGE)
+
+
+def test_the_run_that_finds_the_pieces_leaves_no_trace() -> None:
+    model = pieces_model().train()
+    state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    torch.manual_seed(3)
+    before = torch.get_rng_state()
+    conet_fx.analyze(model, IMAGE)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert all(torch.equal(tensor, state[name]) for name, tensor in model.state_dict().items())
+    assert all(not module._forward_hooks and not module._forward_pre_hooks for module in model.modules())
+
+
+# --- gradients -------------------------------------------------------------------------------------------------------
+
+
+def test_what_runs_without_gradients_goes_on_to_do_so() -> None:
+    def forward(self: Any, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            y = self.a(x)
+            left, right = self.b(y).chunk(2, 1)
+            n = y.shape[0]
+        return self.out(self.c(x).view(n, 4, 8, 8) + left * right)
+
+    model = net(forward, a=conv(3, 5), b=conv(5, 8), c=conv(3, 4), out=conv(4, 2))
+    check_everything(model, IMAGE)
+    plan = conet_fx.analyze(model, IMAGE)
+    assert [group.name for group in plan.free] == ["a", "b"]
+    resized = plan.resize({"a": 7, "b": 12})
+    assert gradients(resized, IMAGE, True) == {"c.weight", "c.bias", "out.weight", "out.bias"}
+
+
+def test_a_forward_without_gradients() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.out = conv(3, 5), conv(5, 2)
+
+        @torch.no_grad()
+        def forward(self, x: Tensor) -> Tensor:
+            return self.out(self.a(x))
+
+    plan = conet_fx.analyze(Net(), IMAGE)
+    assert not plan.resize({"a": 3})(IMAGE).requires_grad
+
+
+def test_the_caller_may_have_switched_gradients_off() -> None:
+    model = net(lambda self, x: self.out(self.a(x)), a=conv(3, 5), out=conv(5, 2))
+    with torch.no_grad():
+        plan = conet_fx.analyze(model, IMAGE)
+        resized = plan.resize({"a": 4})
+    assert gradients(resized, IMAGE, True) == {"a.weight", "a.bias", "out.weight", "out.bias"}
+
+
+# --- values ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_view_in_place_changes_what_comes_after_it_only() -> None:
+    def forward(self: Any, x: Tensor) -> Tensor:
+        y = self.a(x)
+        y.unsqueeze_(1)
+        z = y.squeeze(1)
+        z.transpose_(2, 3)
+        return self.out(z + y.squeeze(1).mT)
+
+    plan = check_everything(net(forward, a=conv(3, 5), out=conv(5, 2)), IMAGE)
+    assert [group.name for group in plan.free] == ["a"]
+
+
+def test_the_device_of_a_value_is_the_real_one() -> None:
+    def forward(self: Any, x: Tensor) -> Tensor:
+        y = self.a(x)
+        if y.device.type == "cpu" and not y.is_cuda:
+            y = y + torch.zeros(1, device=y.device)
+        return self.out(y)
+
+    plan = check_everything(net(forward, a=conv(3, 5), out=conv(5, 2)), IMAGE)
+    assert any(node.target is torch.zeros for node in plan.trace.graph_module.graph.nodes)
+
+
+def test_the_flag_of_a_submodule_is_seen_when_it_is_read() -> None:
+    def forward(self: Any, x: Tensor) -> Tensor:
+        return self.out(self.a(x) if self.norm.training else self.norm(self.a(x)))
+
+    model = net(forward, a=conv(3, 5), norm=nn.BatchNorm2d(5), out=conv(5, 2))
+    assert conet_fx.analyze(model, IMAGE).trace.mode_dependent
+
+
+def test_layers_of_torch_that_are_made_of_others_are_looked_into() -> None:
+    layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+    model = net(
+        lambda self, x: self.out(self.layer(self.a(x).flatten(2).mT)), a=conv(3, 8), layer=layer, out=nn.Linear(8, 2)
+    )
+    targets = {str(n.target) for n in conet_fx.analyze(model, IMAGE).trace.graph_module.graph.nodes}
+    assert {"layer.linear1", "layer.linear2", "layer.norm1", "layer.self_attn"} <= targets
+
+
+# --- wrapped functions -----------------------------------------------------------------------------------------------
+
+
+def doubled(x: Tensor) -> Tensor:
+    return x * 2
+
+
+def mean_if_small(x: Tensor) -> Tensor:
+    return x.mean(1, keepdim=True) if bool(x.abs().max() < 0) else x
+
+
+fx.wrap("doubled")
+fx.wrap("mean_if_small")
+
+
+def test_a_wrapped_function_that_the_table_does_not_know_is_looked_into() -> None:
+    plan = check_everything(net(lambda self, x: self.out(doubled(self.a(x))), a=conv(3, 5), out=conv(5, 2)), IMAGE)
+    assert [group.name for group in plan.free] == ["a"]
+
+
+def test_a_wrapped_function_that_cannot_be_looked_into_stays_one_call() -> None:
+    def forward(self: Any, x: Tensor) -> Tensor:
+        return self.out(self.b(mean_if_small(self.a(x))))
+
+    model = net(forward, a=conv(3, 5), b=conv(5, 4), out=conv(4, 2))
+    with pytest.raises(TraceError, match=r"depends on the data|mean_if_small"):
+        conet_fx.analyze(model, IMAGE, strict=True)
+
+
+# --- what nodes keep -------------------------------------------------------------------------------------------------
+
+
+def test_nodes_of_a_resized_graph_keep_where_they_come_from() -> None:
+    block = net(lambda self, x: self.a(x).relu(), a=conv(3, 5))
+    plan = conet_fx.analyze(net(lambda self, x: self.out(self.block(x)), block=block, out=conv(5, 2)), IMAGE)
+    for node in plan.resize({"block.a": 3}).graph.nodes:
+        if node.op in ("call_module", "call_method"):
+            assert "test_record.py" in str(node.stack_trace), node
+            assert node.meta["nn_module_stack"]
+    stack = next(n for n in plan.resize({}).graph.nodes if n.op == "call_method").meta["nn_module_stack"]
+    assert list(stack) == ["block"]

@@ -1,0 +1,34 @@
+"""The examples in docs/ run as they stand: all Python blocks of a page, one after the other."""
+
+from __future__ import annotations
+
+import re
+import sys
+import types
+from pathlib import Path
+
+import pytest
+
+from conet_fx.passes import custom, ops
+
+DOCS = Path(__file__).parents[1] / "docs"
+TABLES = (ops.FUNCTIONS, ops.METHODS, ops.MODULES, custom.FUNCTIONS, custom.CLASSES)
+
+
+@pytest.mark.parametrize("page", ["operators.md", "fx.md"])
+def test_examples(page: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = (DOCS / page).read_text()
+    blocks = list(re.finditer(r"^```python\n(.*?)^```$", text, re.DOTALL | re.MULTILINE))
+    assert len(blocks) >= 2
+    module = types.ModuleType("example")
+    monkeypatch.setitem(sys.modules, "example", module)
+    before = [table.copy() for table in TABLES]
+    try:
+        for block in blocks:
+            lines_before = text.count("\n", 0, block.start(1))
+            code = compile("\n" * lines_before + block.group(1), str(DOCS / page), "exec")
+            exec(code, vars(module))
+    finally:
+        for table, old in zip(TABLES, before, strict=True):
+            table.clear()
+            table.update(old)  # type: ignore[arg-type]
