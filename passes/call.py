@@ -264,7 +264,9 @@ _OTHER_NAMES = {  # of keyword arguments that torch spells in several ways
     "sizes": ("split_size_or_sections", "split_size", "split_sizes", "size", "repeats"),
     "factor": ("upscale_factor", "downscale_factor"),
     "dims": ("dim",),
-    "input": ("self", "x"),
+    "input": ("self", "x", "x1"),
+    "other": ("x2",),
+    "sections": ("indices_or_sections", "indices", "tensor_indices_or_sections"),
     "tensors": ("input",),
 }
 

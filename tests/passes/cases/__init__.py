@@ -23,7 +23,8 @@ LINEAR = "only linear layers write it"
 @dataclasses.dataclass(frozen=True)
 class Case:
     """``free``: group name -> (size, quantum). ``frozen``: group name -> part of the reason. ``mixed``: free groups
-    over which some operator normalises or reduces. ``options`` go to ``analyze``.
+    over which some operator normalises or reduces. ``loses``: why some channels cannot be inherited at other sizes, ""
+    where all are. ``options`` go to ``analyze``.
     """
 
     name: str
@@ -32,6 +33,7 @@ class Case:
     free: Free
     frozen: Mapping[str, str]
     mixed: frozenset[str]
+    loses: str
     options: Mapping[str, bool]
 
     def inputs(self) -> tuple[torch.Tensor, ...]:
@@ -49,6 +51,7 @@ def case(
     shapes: Sequence[Shape] = ((2, 3, 8, 8),),
     mixed: Sequence[str] = (),
     out: str = "out",
+    loses: str = "",
     **options: bool,
 ) -> Callable[[Callable[[], nn.Module]], Callable[[], nn.Module]]:
     """Add the decorated function to the catalogue; the layer ``out`` writes the output of the network."""
@@ -56,7 +59,8 @@ def case(
     def add(build: Callable[[], nn.Module]) -> Callable[[], nn.Module]:
         written = dict.fromkeys(out.split(), OUTPUT)
         name = f"{build.__module__.rpartition('.')[2]}-{build.__name__}"
-        CASES.append(Case(name, build, shapes, free or {}, {**written, **(frozen or {})}, frozenset(mixed), options))
+        reasons = {**written, **(frozen or {})}
+        CASES.append(Case(name, build, shapes, free or {}, reasons, frozenset(mixed), loses, options))
         return build
 
     return add
@@ -79,4 +83,17 @@ def parameter(*shape: int) -> nn.Parameter:
     return nn.Parameter(torch.randn(shape))
 
 
-from tests.passes.cases import attention, blocks, designs, joins, layers, moves, numbers, spellings  # noqa: E402, F401
+from tests.passes.cases import (  # noqa: E402
+    attention,  # noqa: F401
+    blocks,  # noqa: F401
+    computed,  # noqa: F401
+    designs,  # noqa: F401
+    joins,  # noqa: F401
+    layers,  # noqa: F401
+    moves,  # noqa: F401
+    numbers,  # noqa: F401
+    picks,  # noqa: F401
+    sampling,  # noqa: F401
+    sequences,  # noqa: F401
+    spellings,  # noqa: F401
+)
