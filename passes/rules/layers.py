@@ -290,9 +290,7 @@ class Parameter(Rule):
             return fixed_like(tensor)
         if call.path not in call.facts.layers:
             free = 2 if _is_kernel(call) else tensor.ndim  # the taps of a kernel are no channels
-            dims = {
-                str(i): call.depths.new(n) if n > 1 and i < free else (n,) for i, n in enumerate(tensor.shape)
-            }
+            dims = {str(i): call.depths.new(n) if n > 1 and i < free else (n,) for i, n in enumerate(tensor.shape)}
             layer = call.layer("parameter", **dims)
             layer.tensors = (Layout("", tuple(dims.values()), tuple(dims)),)
         return Tensor(tuple(call.facts.layers[call.path].dims.values()))
