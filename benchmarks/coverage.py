@@ -24,6 +24,7 @@ from __future__ import annotations
 import argparse
 import collections
 import copy
+import importlib.util
 import json
 import random
 import re
@@ -58,7 +59,6 @@ Row = dict[str, Any]
 
 def examine(entry: str, alone: int | None, report: Callable[[Row], None]) -> None:
     """Analyse and check one network; ``report`` gets the row whenever more of it is known."""
-    warnings.simplefilter("ignore")
     conet_fx.analyze(nn.Conv2d(1, 1, 1), torch.zeros(1, 1, 1, 1))  # fill torch's caches, which is not timed
     model = zoo.build(entry)
     row: Row = {"parameters": sum(p.numel() for p in model.module.parameters())}
@@ -176,17 +176,25 @@ def checked(model: zoo.Model, plan: ChannelPlan, alone: int | None, linear: bool
 
 
 def check_masks(model: zoo.Model, linear: bool) -> None:
-    """Inherited weights of a smaller network are those of the original with the other channels masked."""
+    """Inherited weights of a smaller network are those of the original with the other channels masked.
+
+    In float64 where the network is not too large for that and does not make tensors of float32 itself.
+    """
     module, inputs = copy.deepcopy(model.module), model.inputs
     battery.randomise(module)
     if sum(p.numel() for p in module.parameters()) < LARGE:
-        module = module.double()
-        inputs = battery.mapped(inputs, lambda t: t.double() if t.is_floating_point() else t)
+        doubled = copy.deepcopy(module).double(), battery.mapped(inputs, in_double)
+        if verdict(lambda: battery.outputs(*doubled, module.training)) == "ok":
+            module, inputs = doubled
     plan = conet_fx.analyze(module, inputs, resize_linear=linear)
     battery.check_shrinking_masks(module, plan, inputs, seed=0)
 
 
-def verdict(check: Callable[[], None]) -> str:
+def in_double(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.double() if tensor.is_floating_point() else tensor
+
+
+def verdict(check: Callable[[], Any]) -> str:
     """ "ok", or the error in one line."""
     try:
         check()
@@ -345,10 +353,16 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--one", metavar="NAME", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.one:
+        warnings.simplefilter("ignore")
+        torch.set_num_threads(1)
         examine(options.one, None if options.alone == "every" else int(options.alone), show_row)
         return
     rows = kept_rows(options)
     names = chosen(options.zoo, options.models)
+    needed = {"timm": any(name.startswith("timm/") for name in names), "torch_pruning": options.peers}
+    for package, used in needed.items():
+        if used and importlib.util.find_spec(package) is None:
+            sys.exit(f"{package} is not installed: pip install '.[benchmarks]'")
     console = Console(markup=False, emoji=False, highlight=False, soft_wrap=True)
 
     def work(name: str) -> None:

@@ -22,7 +22,7 @@ BATCH = 2  # batch norm over one point needs two samples
 # torchvision: what differs from images of 64 x 64 pixels
 TORCHVISION_SIZES = {"inception_v3": 96, "quantized_inception_v3": 96, "maxvit_t": 224, "vit_h_14": 28}
 VIDEO_SHAPES = {"s3d": (1, 16, 224, 224)}  # it ends in a pooling of 2 x 7 x 7
-# variants that a name of the zoo stands for once more: with auxiliary heads, in train mode
+# these once more in train mode, with auxiliary heads (and detectors, with losses, and RAFT)
 TRAIN_MODE = {"googlenet": 64, "inception_v3": 299}
 RAFT_UPDATES = 2
 # torchvision's detectors resize their inputs
@@ -99,7 +99,7 @@ def _torchvision() -> list[str]:
     import torchvision
 
     names: list[str] = torchvision.models.list_models()
-    twice = [f"{name}:train" for name in names if name in TRAIN_MODE or _kind(name) == "detection"]
+    twice = [f"{name}:train" for name in names if name in TRAIN_MODE or _kind(name) in ("detection", "optical_flow")]
     return [f"torchvision/{name}" for name in sorted(names + twice)]
 
 

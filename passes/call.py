@@ -27,6 +27,11 @@ class Tensor:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class Written(Tensor):
+    """The dims of the part of a tensor that ``y[index] = value`` writes; the operator itself has no result."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class Int:
     """A Python integer in the graph, as the dim whose size it is."""
 

@@ -54,6 +54,7 @@ class Depths:
         self._members: list[list[int]] = []
         self._frozen: list[str | None] = []
         self._notes: list[tuple[str, ...]] = []
+        self._blocks: list[int] = []
 
     # --- reading --------------------------------------------------------------------------------------------
 
@@ -68,6 +69,7 @@ class Depths:
         self._members.append([depth])
         self._frozen.append(None)
         self._notes.append(())
+        self._blocks.append(1)
         return (Slot(depth),)
 
     def resolve(self, dim: Dim) -> Dim:
@@ -132,6 +134,12 @@ class Depths:
         """Where operators mix the channels of the class (normalise or reduce over them)."""
         return self._notes[root]
 
+    def block(self, dim: Dim) -> int:
+        """How many neighbours stand in one block (:meth:`set_blocks`) all over ``dim``; 0 where there are no blocks."""
+        slots = [part for part in self.resolve(dim) if isinstance(part, Slot)]
+        counts = {slot: self._blocks[self.root(slot.depth)] for slot in slots}
+        return math.gcd(*(self.size((slot,)) // count for slot, count in counts.items() if count > 1))
+
     # --- tying ----------------------------------------------------------------------------------------------
 
     def tie(self, a: Dim, b: Dim, why: str) -> None:
@@ -190,6 +198,13 @@ class Depths:
         for root in self.roots(dim):
             if text not in self._notes[root]:
                 self._notes[root] = (*self._notes[root], text)
+
+    def set_blocks(self, dim: Dim, count: int) -> None:
+        """Remember that the channels of ``dim`` stand in ``count`` equal blocks, each of which grows by itself."""
+        parts = self.resolve(dim)
+        if len(parts) == 1 and isinstance(parts[0], Slot) and parts[0].repeat == 1:
+            root = self.root(parts[0].depth)
+            self._blocks[root] = math.lcm(self._blocks[root], count)
 
     # --- cutting and scaling --------------------------------------------------------------------------------
 
@@ -300,6 +315,7 @@ class Depths:
         self._least[x] = max(self._least[x], self._least[y])
         self._frozen[x] = self._frozen[x] or self._frozen[y]
         self._notes[x] = tuple(dict.fromkeys(self._notes[x] + self._notes[y]))
+        self._blocks[x] = math.lcm(self._blocks[x], self._blocks[y])
 
     def _limit(self, depth: int, steps: int) -> None:
         root = self.root(depth)

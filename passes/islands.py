@@ -93,7 +93,8 @@ def find(model: nn.Module, call: Arguments, is_leaf: Callable[[Any], bool], reas
             traced.add(number)
     if not any(node.op == "call_module" for node in graph.nodes):
         return None
-    graph.output(tuple(outputs)).meta.update(val=None, source="", scope="", border=True)
+    values = fx.node.map_arg(tuple(outputs), lambda n: n.meta["val"])
+    graph.output(tuple(outputs)).meta.update(val=values, source="", scope="", border=True)
     return Pieces(
         model,
         call,

@@ -142,15 +142,15 @@ class MarkCall:
         return self._arguments[name]
 
     def number(self, name: str) -> Any:
-        return self._concrete(self._arguments[name])
+        return self.concrete(self._arguments[name])
 
-    def _concrete(self, argument: Any) -> Any:
+    def concrete(self, argument: Any) -> Any:
         if isinstance(argument, fx.Node):
             return argument.meta["val"]
         if isinstance(argument, (tuple, list)):
-            return type(argument)(self._concrete(a) for a in argument)
+            return type(argument)(self.concrete(a) for a in argument)
         if isinstance(argument, slice):
-            return slice(*(self._concrete(a) for a in (argument.start, argument.stop, argument.step)))
+            return slice(*(self.concrete(a) for a in (argument.start, argument.stop, argument.step)))
         return argument
 
     def fields(self, name: str = "input") -> Fields:
@@ -203,7 +203,7 @@ class MarkCall:
 
     def traced_number(self, name: str) -> Any:
         """Present value of an argument in the traced module (the groups of a depthwise convolution may become 1)."""
-        return self._concrete(bind(self._twin(self.node), self._names)[0][name])
+        return self.concrete(bind(self._twin(self.node), self._names)[0][name])
 
     @property
     def traced_out(self) -> Any:
@@ -239,42 +239,36 @@ class MarkCall:
         shape[dim] = -1
         return labels.reshape(shape)
 
-    def moved(self, name: str = "input") -> Any:
-        """Labels after an operator that only moves data: it is executed on the labels of each channel axis."""
+    def moved(self, name: str = "input", run: Callable[[fx.Node, torch.Tensor], Any] | None = None) -> Any:
+        """Labels after an operator that only moves data: it is executed on the labels of each channel axis.
+
+        ``run`` does to them what the node does, where that is not its operator with labels in place of the operand.
+        """
         operand = self._arguments[name]
-
-        def probe(places: torch.Tensor) -> Any:
-            return self._execute(self._twin(self.node), self._twin(operand), places)
-
-        return self._moved(lambda labels: self._execute(self.node, operand, labels), probe, self.result, name)
-
-    def moved_by(self, move: Callable[[torch.Tensor], Any], result: Any, name: str = "input") -> Any:
-        """Labels of ``result``, to which ``move`` takes the labels of each channel axis of the operand."""
-        return self._moved(move, None, result, name)
-
-    def _moved(
-        self,
-        move: Callable[[torch.Tensor], Any],
-        probe: Callable[[torch.Tensor], Any] | None,
-        result: Any,
-        name: str,
-    ) -> Any:
-        """``probe`` moves places in the traced module, where sizes that are equal by chance tell dims apart."""
-        operand = self._arguments[name]
-        shape, traced = self.shape(name), self.shape_of(self._twin(operand))
+        shape = self.shape(name)
         given = self.facts.values[self._twin(operand)]
         results: list[_Moved] = []
         for dim, field in self.fields(name).items():
-            labels = move((field + _places(shape, dim)).expand(shape))
-
-            def placed(dim: int = dim, labels: Any = labels) -> Any:
-                return labels if probe is None else probe(_places(traced, dim).expand(traced))
-
-            results.append(_Moved(self.facts.depths.roots(given.dims[dim]), labels, placed))
-        return self._assign(result, results)
+            labels = (field + _places(shape, dim)).expand(shape)
+            labels = run(self.node, labels) if run else self._execute(self.node, operand, labels)
+            results.append(_Moved(self.facts.depths.roots(given.dims[dim]), labels, self._probe(operand, dim, run)))
+        return self._assign(self.result, results)
 
     def _twin(self, node: fx.Node) -> fx.Node:
         return self.facts.by_name[node.name]
+
+    def _probe(
+        self, operand: fx.Node, dim: int, run: Callable[[fx.Node, torch.Tensor], Any] | None
+    ) -> Callable[[], Any]:
+        """Where the places along ``dim`` of the operand go in the traced module."""
+
+        def probe() -> Any:
+            node, twin = self._twin(self.node), self._twin(operand)
+            shape = self.shape_of(twin)
+            places = _places(shape, dim).expand(shape)
+            return run(node, places) if run else self._execute(node, twin, places)
+
+        return probe
 
     def _assign(self, value: Any, results: list[_Moved]) -> Any:
         """Give each executed label tensor to the result's dim that holds the same depths."""
@@ -309,7 +303,7 @@ class MarkCall:
 
         args, kwargs = fx.node.map_aggregate((node.args, dict(node.kwargs)), real)
         if node.op == "call_module":
-            return self.module(*args, **kwargs)
+            return (node.graph.owning_module or self.root).get_submodule(str(node.target))(*args, **kwargs)
         if node.op == "call_method":
             name = "reshape" if node.target == "view" else str(node.target)  # labels are expanded
             return getattr(args[0], name)(*args[1:], **kwargs)

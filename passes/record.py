@@ -24,9 +24,11 @@ from types import FrameType
 from typing import Any
 
 import torch
+import torchvision.ops
 from torch import fx, nn
 from torch.fx.node import map_aggregate
 from torch.fx.proxy import Attribute
+from torch.nn.utils import parametrizations, parametrize
 
 from conet_fx.errors import TraceError
 from conet_fx.passes import custom
@@ -36,6 +38,13 @@ from conet_fx.passes.shapes import RESHAPE_IN_PLACE, Shapes, to_meta
 
 _TORCH = os.path.dirname(os.path.abspath(torch.__file__)) + os.sep
 _HERE = os.path.dirname(os.path.abspath(__file__)) + os.sep
+# Functions that torch cannot dispatch, or would look into: each is one node of the graph when given a proxy.
+_RECORDED = (
+    *(math.sqrt, math.log, math.log2, math.log10, math.exp, math.pow),
+    *(torchvision.ops.deform_conv2d, torchvision.ops.roi_align, torchvision.ops.roi_pool),
+)
+# Layers whose parametrized form is looked into: the graph then holds what computes the weight.
+_PARAMETRIZED = (nn.modules.conv._ConvNd, nn.Linear)
 _COMPOSITE = (  # modules of torch.nn that are made of others, and are looked into
     nn.Transformer, nn.TransformerEncoder, nn.TransformerDecoder,
     nn.TransformerEncoderLayer, nn.TransformerDecoderLayer,
@@ -103,7 +112,8 @@ class Recorder(fx.Tracer):
         flip_mode: bool = False,
         look_into_wrapped: bool = True,
     ) -> None:
-        super().__init__(autowrap_modules=())  # type: ignore[arg-type]  # an empty tuple is fine
+        super().__init__(autowrap_modules=(), autowrap_functions=_RECORDED)  # type: ignore[arg-type]
+        self._autowrap_search += [math, torchvision.ops]  # where they stand under their own names
         self.model = model
         self.call = call
         self.is_leaf = is_leaf
@@ -139,6 +149,8 @@ class Recorder(fx.Tracer):
             raise
         except Exception as error:
             raise TraceError(f"{name} cannot be traced: {type(error).__name__}: {error} ({_line_of(error)})") from error
+        output = graph.output_node()
+        output.meta.update(val=self.shapes.of(output, root, self._operand), source="", scope="")
         own = {name for name, _ in (*self.model.named_parameters(), *self.model.named_buffers())}
         self.constants = {
             str(node.target): attribute(root, str(node.target))
@@ -167,8 +179,13 @@ class Recorder(fx.Tracer):
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         if isinstance(m, _COMPOSITE):
             return self.is_leaf(type(m))
-        fx_says = super().is_leaf_module(m, module_qualified_name)
-        return fx_says or plain_subclass(m) is not type(m) or self.is_leaf(type(m))
+        if isinstance(m, (parametrize.ParametrizationList, parametrizations._WeightNorm)):
+            return False
+        if parametrize.is_parametrized(m) and isinstance(m, _PARAMETRIZED):
+            return False
+        behaves_like = plain_subclass(m)
+        known = behaves_like is not type(m) or behaves_like in custom.CLASSES or self.is_leaf(type(m))
+        return known or super().is_leaf_module(m, module_qualified_name)
 
     def call_module(
         self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -367,8 +384,7 @@ def _no_autograd_functions() -> Iterator[None]:
 def _factories_that_take_proxies() -> Iterator[None]:
     """Let functions that torch cannot dispatch take sizes of the graph.
 
-    ``torch.zeros(x.size(0), 3)`` is recorded as ``torch.zeros((x.size(0), 3))``; ``torch.arange(x.size(1))`` and
-    ``math.sqrt(x.size(1))`` as they stand.
+    ``torch.zeros(x.size(0), 3)`` is recorded as ``torch.zeros((x.size(0), 3))``, ``torch.arange(x.size(1))`` as it is.
     """
 
     def taking_proxies(factory: Callable[..., Any]) -> Callable[..., Any]:
@@ -378,27 +394,25 @@ def _factories_that_take_proxies() -> Iterator[None]:
 
         return call
 
-    def recorded(function: Callable[..., Any]) -> Callable[..., Any]:
-        def call(*args: Any, **kwargs: Any) -> Any:
-            proxy = next((a for a in leaves((args, kwargs)) if isinstance(a, fx.Proxy)), None)
+    def recorded(factory: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **options: Any) -> Any:
+            proxy = next((a for a in leaves((args, options)) if isinstance(a, fx.Proxy)), None)
             if proxy is None:
-                return function(*args, **kwargs)
-            return proxy.tracer.create_proxy("call_function", function, args, kwargs)
+                return factory(*args, **options)
+            return proxy.tracer.create_proxy("call_function", factory, args, options)
 
         return call
 
-    spaces: list[tuple[Any, str, Callable[..., Any]]]
-    spaces = [(torch, name, taking_proxies) for name in ("zeros", "ones", "empty", "rand", "randn")]
-    spaces += [(torch, name, recorded) for name in ("tensor", "as_tensor", "full", "arange", "linspace", "eye")]
-    spaces += [(math, name, recorded) for name in ("sqrt", "log", "log2", "log10", "exp", "pow")]
-    originals = [(space, name, getattr(space, name)) for space, name, _ in spaces]
+    wrappers = dict.fromkeys(("zeros", "ones", "empty", "rand", "randn"), taking_proxies)
+    wrappers |= dict.fromkeys(("tensor", "full", "arange", "linspace", "eye"), recorded)
+    originals = {name: getattr(torch, name) for name in wrappers}
     try:
-        for space, name, wrap in spaces:
-            setattr(space, name, wrap(getattr(space, name)))
+        for name, factory in originals.items():
+            setattr(torch, name, wrappers[name](factory))
         yield
     finally:
-        for space, name, function in originals:
-            setattr(space, name, function)
+        for name, factory in originals.items():
+            setattr(torch, name, factory)
 
 
 @contextlib.contextmanager

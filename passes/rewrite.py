@@ -39,7 +39,7 @@ def rewrite(
     scales: Mapping[int, Fraction],
     init: Init = "reset",
     init_fn: Callable[[nn.Module], Any] | None = None,
-) -> nn.Module:
+) -> fx.GraphModule | nn.Module:
     """The traced model with each class of depths in ``scales`` scaled by its factor: a GraphModule, or a copy of the
     caller's module where that could be traced in pieces only.
 
@@ -297,7 +297,8 @@ def mark(module: fx.GraphModule, facts: Facts) -> Channels:
         entry = facts.entries[node.name]
         value = facts.values[facts.by_name[node.name]]
         call = MarkCall(node, module, entry.arguments, facts, value, env, marker)
-        env[node] = _held(entry.rule.labels(call), value) if facts.moves(value) else None
+        reads = node.op == "call_module" and (node.target, "in") in facts.reading  # also where the result is fixed
+        env[node] = _held(entry.rule.labels(call), value) if reads or facts.moves(value) else None
         if isinstance(env[node], dict):
             still = {dim for dim, parts in enumerate(value.dims) if not facts.depths.moves(parts)}
             for dim, field in env[node].items():

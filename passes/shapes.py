@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import fx, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.fx.node import map_aggregate
+from torch.fx.node import map_aggregate, map_arg
 
 from conet_fx.passes.nodes import attribute, tensors
 
@@ -50,6 +50,8 @@ class Shapes:
         """
         if node.op == "get_attr":
             return to_meta(attribute(root, str(node.target)))
+        if node.op == "output":
+            return map_arg(node.args[0], value)
         if node.target is getattr:
             owner, name = value(cast(fx.Node, node.args[0])), str(node.args[1])
             if isinstance(owner, torch.Tensor) and name in _OF_THE_DEVICE:

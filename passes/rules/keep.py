@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -51,7 +52,7 @@ class Spatial(Rule):
 
 @dataclasses.dataclass(frozen=True)
 class Mixing(Rule):
-    """Keeps all dims but mixes values along ``dim`` (softmax, cumsum, local response norm, normalize).
+    """Keeps all dims but mixes values along ``dim`` (softmax, cumsum, sort, local response norm, normalize).
 
     ``axis`` is the dim of an operator that has no argument for it. A softmax without a dim takes dim 0 of a value with
     0, 1 or 3 dims, else dim 1.
@@ -66,10 +67,10 @@ class Mixing(Rule):
             given = call.module.dim if call.node.op == "call_module" else call.number("dim")
             axis = given if given is not None else 0 if len(dims) in (0, 1, 3) else 1
         call.mixes(dims[axis] if dims else ())
-        return Tensor(dims)
+        return each(call.out_shapes, lambda _: Tensor(dims))
 
     def labels(self, call: MarkCall) -> Any:
-        return call.fields()
+        return each(call.out, lambda _: call.fields())
 
 
 class Summation(Rule):
@@ -84,15 +85,19 @@ class Summation(Rule):
         ndim = len(call.shape)
         out: list[Dim] = []
         for axis in range(-ndim, 0):
-            dims = [v.dims[axis] for v in operands if len(v.dims) >= -axis]
-            wide = [dim for dim in dims if call.size(dim) != 1]
-            if wide:
-                call.freeze(*(d for d in dims if call.size(d) == 1), because="broadcasts one channel")
-            meet = wide or dims
-            for dim in meet[1:]:
-                call.tie(meet[0], dim)
-            out.append(next((d for d in meet if not is_fixed(d)), meet[0]))
+            out.append(self._joined(call, [v.dims[axis] for v in operands if len(v.dims) >= -axis]))
         return Tensor(tuple(out))
+
+    @staticmethod
+    def _joined(call: Call, dims: Sequence[Dim]) -> Dim:
+        """One dim of the result, from that dim of each operand."""
+        wide = [dim for dim in dims if call.size(dim) != 1]
+        if wide:
+            call.freeze(*(d for d in dims if call.size(d) == 1), because="broadcasts one channel")
+        meet = wide or dims
+        for dim in meet[1:]:
+            call.tie(meet[0], dim)
+        return next((d for d in meet if not is_fixed(d)), meet[0])
 
     def _on_numbers(self, call: Call) -> Value:
         numbers = [call.value(a) for a in call.node.args]

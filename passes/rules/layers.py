@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import operator
+from collections.abc import Sequence
 from fractions import Fraction
 from typing import Any
 
 import torch
-from torch import nn
+import torch.nn.functional as F
+from torch import fx, nn
+from torch.nn.modules.conv import _ConvNd
 
-from conet_fx.passes.call import Call, Int, Layout, NoRule, Tensor, Value, fixed_like, product
+from conet_fx.passes.call import Call, Int, Layout, NoRule, Tensor, Value, dims_in, fixed_like, product
 from conet_fx.passes.depth import Dim, Slot, is_fixed
 from conet_fx.passes.labels import Fields, MarkCall, Marker
 from conet_fx.passes.nodes import attribute
@@ -35,11 +39,12 @@ class Convolution(Rule):
         dims = call.dims()
         axis = len(dims) - self.spatial - 1
         x = dims[axis]
-        call.freeze(*dims[axis + 1 :], because="convolves along a dim that holds channels")
         groups = module.groups
         kernel = tuple(module.kernel_size)
-        taps = product(dims_sizes(call, dims[axis + 1 :]) if self.transposed else call.shape[axis + 1 :])
-        taps *= product(kernel)
+        padding = module.padding if getattr(module, "padding_mode", "zeros") == "zeros" else None
+        steps = (module.stride, padding, module.dilation)
+        space = _space(call, dims[axis + 1 :], call.shape[axis + 1 :], kernel, None if self.transposed else steps)
+        taps = (*dims[:axis], *(dims[axis + 1 :] if self.transposed else space))
         multiplier = module.out_channels // module.in_channels
         if self.depthwise(module) and not (is_fixed(x) and multiplier > 1):
             layer = call.layer("depthwise", **{"in": x})
@@ -48,7 +53,7 @@ class Convolution(Rule):
             out = layer.dims["out"]
             first: tuple[Dim, str] = (x, "in") if self.transposed else (out, "out")
             second: tuple[Dim, str] = ((multiplier if self.transposed else 1,), "")
-            call.count(taps, *dims[:axis], out)
+            call.count(product(kernel), *taps, out)
             attributes: list[tuple[str, Any]] = [("groups", x)]
             blocks = 1
         else:
@@ -58,13 +63,15 @@ class Convolution(Rule):
                 if groups > 1:
                     call.depths.multiple(x, groups, call.why)
                     call.depths.multiple(layer.dims["out"], groups, call.why)
+                    call.depths.set_blocks(x, groups)
+                    call.depths.set_blocks(layer.dims["out"], groups)
                     if any(isinstance(part, Slot) and part.repeat > 1 for part in call.depths.resolve(x)):
                         call.mixes(x)  # the copies of one channel may come to stand in two groups
             out = layer.dims["out"]
             near, far = ((x, "in"), (out, "out")) if self.transposed else ((out, "out"), (x, "in"))
             first = near
             second = (call.depths.scale(far[0], Fraction(1, groups), call.why), far[1])
-            call.count(taps, *dims[:axis], out, call.depths.scale(x, Fraction(1, groups), call.why))
+            call.count(product(kernel), *taps, out, call.depths.scale(x, Fraction(1, groups), call.why))
             call.facts.writers[call.path] = out
             call.facts.readers[call.path] = x
             call.facts.reading.add((call.path, "in"))
@@ -81,7 +88,7 @@ class Convolution(Rule):
             Layout("bias", (out,), ("out",)),
         )
         layer.attributes = (("in_channels", x), ("out_channels", out), *attributes)
-        return Tensor((*dims[:axis], out, *((n,) for n in call.shape[axis + 1 :])))
+        return Tensor((*dims[:axis], out, *space))
 
     def labels(self, call: MarkCall) -> Any:
         module = call.module
@@ -96,8 +103,51 @@ class Convolution(Rule):
             out = call.marker.fresh(call.path, module.out_channels)
             call.marker.uses(call.path, "in", x, module.groups)
             call.marker.uses(call.path, "out", out, module.groups)
-        before = {d: call.marker.collapse(f, tuple(range(axis, ndim))) for d, f in call.fields().items() if d < axis}
-        return {**before, axis: call.spread(out, axis, ndim)}
+        return {**_beside(call, axis), axis: call.spread(out, axis, ndim)}
+
+
+def _space(
+    call: Call, dims: tuple[Dim, ...], shape: tuple[int, ...], kernel: Sequence[int], steps: Any
+) -> tuple[Dim, ...]:
+    """The dims that a convolution slides along, in its result. ``steps``: stride, padding, dilation (None: transposed).
+
+    One that holds channels (efficient channel attention) goes on where its length stays at any size, else it stays.
+    """
+    out: list[Dim] = []
+    for i, (dim, length) in enumerate(zip(dims, shape, strict=True)):
+        if not is_fixed(dim) and steps is not None:
+            stride, padding, dilation = (v[i] if isinstance(v, (tuple, list)) else v for v in steps)
+            reach = dilation * (kernel[i] - 1)
+            same = padding == "same" or (padding == "valid" and reach == 0)
+            same = same or (isinstance(padding, int) and 2 * padding == reach)
+            if stride == 1 and same:
+                if reach:
+                    call.mixes(dim)
+                out.append(dim)
+                continue
+        call.freeze(dim, because="convolves along a dim that holds channels")
+        out.append((length,))
+    return tuple(out)
+
+
+def _beside(call: MarkCall, axis: int) -> Fields:
+    """Labels of all dims but the channel ``axis``, after an operator that sums over it and slides along those after."""
+    ndim = len(call.shape())
+    return {
+        dim: call.marker.collapse(field, tuple(d for d in range(axis, ndim) if d != dim))
+        for dim, field in call.fields().items()
+        if dim != axis
+    }
+
+
+@dataclasses.dataclass(frozen=True)
+class DeformableConvolution(Convolution):
+    """torchvision's DeformConv2d: offsets and masks say where to read, so their channels are a matter of the kernel."""
+
+    def depth(self, call: Call) -> Value:
+        for name in ("offset", "mask"):
+            call.freeze(*dims_in(call.operand(name)), because="says where a kernel reads")
+        return super().depth(call)
 
 
 class Linear(Rule):
@@ -166,6 +216,9 @@ class ChannelNorm(Rule):
             call.depths.multiple(dims[axis], module.num_groups, call.why)
         if self.mixes and not instancewise:
             call.mixes(dims[axis])
+        if not isinstance(module, nn.PReLU):
+            for dim in (*dims[:axis], *dims[axis + 1 :]):
+                call.mixes(dim)  # the mean and the variance are taken over all but the channels
         return Tensor(dims)
 
     def labels(self, call: MarkCall) -> Any:
@@ -201,6 +254,31 @@ class LayerNorm(Rule):
         return fields
 
 
+_TRANSPOSED = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)
+
+
+class WeightNorm(Rule):
+    """The weight that weight_norm computes: v, scaled so that its norm over all dims but ``dim`` is g."""
+
+    def depth(self, call: Call) -> Value:
+        v, g = call.dims("v"), call.dims("g")
+        axis = call.number("dim")
+        axis = None if axis == -1 else axis % len(v)
+        read = 0 if any(user.target in _TRANSPOSED for user in call.node.users) else 1
+        for d, dim in enumerate(v):
+            if d == axis:
+                call.tie(g[d], dim)
+            elif d != read:
+                call.mixes(dim)  # what is new there changes the norm; what is read enters as zeros
+        return Tensor(tuple(g[d] if d == axis else dim for d, dim in enumerate(v)))
+
+    def labels(self, call: MarkCall) -> Any:
+        v, g = call.fields("v"), call.fields("g")
+        for dim in v.keys() & g.keys():
+            call.marker.link(call.marker.line(v[dim], dim), call.marker.line(g[dim], dim))
+        return v
+
+
 class Parameter(Rule):
     """A parameter or buffer that the graph uses directly: each dim longer than 1 follows what it meets."""
 
@@ -211,7 +289,8 @@ class Parameter(Rule):
         if not tensor.is_floating_point():
             return fixed_like(tensor)
         if call.path not in call.facts.layers:
-            dims = {str(i): call.depths.new(n) if n > 1 else (n,) for i, n in enumerate(tensor.shape)}
+            free = 2 if _is_kernel(call) else tensor.ndim  # the taps of a kernel are no channels
+            dims = {str(i): call.depths.new(n) if n > 1 and i < free else (n,) for i, n in enumerate(tensor.shape)}
             layer = call.layer("parameter", **dims)
             layer.tensors = (Layout("", tuple(dims.values()), tuple(dims)),)
         return Tensor(tuple(call.facts.layers[call.path].dims.values()))
@@ -225,6 +304,15 @@ class Parameter(Rule):
                     call.marker.uses(call.path, str(dim), labels)
                     fields[dim] = call.spread(labels, dim, len(call.out))
         return fields
+
+
+def _is_kernel(call: Call) -> bool:
+    """True for the weight of a convolution with a forward of its own."""
+    owner, _, name = call.path.rpartition(".")
+    modules = call.node.meta.get("nn_module_stack", {}).values()
+    return name == "weight" and any(
+        path == owner and isinstance(cls, type) and issubclass(cls, _ConvNd) for path, cls in modules
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -246,7 +334,10 @@ class FunctionalConvolution(Rule):
         dims, weight = call.dims(), call.dims("weight")
         axis = len(dims) - self.spatial - 1
         x, groups = dims[axis], call.number("groups")
-        call.freeze(*dims[axis + 1 :], *weight[2:], because="convolves along a dim that holds channels")
+        call.freeze(*weight[2:], because="convolves along a dim that holds channels")
+        steps = None if self.transposed else tuple(map(call.number, ("stride", "padding", "dilation")))
+        kernel = dims_sizes(call, weight[2:])
+        space = _space(call, dims[axis + 1 :], call.shape[axis + 1 :], kernel, steps)
         read, out = (weight[0], weight[1]) if self.transposed else (weight[1], weight[0])
         if groups == 1:
             call.tie(x, read)
@@ -270,11 +361,11 @@ class FunctionalConvolution(Rule):
                 call.depths.multiple(out, groups, call.why)
         if isinstance(call.operand("bias"), Tensor):
             call.tie(call.dims("bias")[0], out)
-        inside = dims[axis + 1 :] if self.transposed else tuple((n,) for n in call.shape[axis + 1 :])
-        call.count(product(dims_sizes(call, (*weight[2:], *inside))), *dims[:axis], weight[0], weight[1])
+        inside = dims[axis + 1 :] if self.transposed else space
+        call.count(product(kernel), *dims[:axis], *inside, weight[0], weight[1])
         if groups == 1 or groups != call.size(x):
             _owns(call, read, x, out)
-        return Tensor((*dims[:axis], out, *((n,) for n in call.shape[axis + 1 :])))
+        return Tensor((*dims[:axis], out, *space))
 
     def labels(self, call: MarkCall) -> Any:
         marker, fields, weight = call.marker, call.fields(), call.fields("weight")
@@ -302,8 +393,20 @@ class FunctionalConvolution(Rule):
             if out is not None:
                 marker.holds(out.reshape(groups, -1), (0,))
         _link(marker, out, call.fields_of(call.raw("bias")).get(0))
-        before = {d: marker.collapse(f, tuple(range(axis, ndim))) for d, f in fields.items() if d < axis}
-        return before if out is None else {**before, axis: call.spread(out, axis, ndim)}
+        beside = _beside(call, axis)
+        return beside if out is None else {**beside, axis: call.spread(out, axis, ndim)}
+
+
+@dataclasses.dataclass(frozen=True)
+class FunctionalDeformable(FunctionalConvolution):
+    """torchvision's deform_conv2d with a weight of its own, whose shape gives the groups."""
+
+    def depth(self, call: Call) -> Value:
+        if call.size(call.dims()[1]) != call.size(call.dims("weight")[1]):
+            raise NoRule("a grouped one")
+        for name in ("offset", "mask"):
+            call.freeze(*dims_in(call.operand(name)), because="says where a kernel reads")
+        return super().depth(call)
 
 
 def _link(marker: Marker, a: torch.Tensor | None, b: torch.Tensor | None) -> None:
@@ -358,6 +461,9 @@ class FunctionalNorm(Rule):
         if self.mixes:
             call.depths.multiple(dims[1], call.number("num_groups"), call.why)
             call.mixes(dims[1])
+        if len(self.operands) > 1:  # a norm, and not prelu
+            for dim in (dims[0], *dims[2:]):
+                call.mixes(dim)
         return Tensor(dims)
 
     def labels(self, call: MarkCall) -> Any:
@@ -408,9 +514,37 @@ def _owns(call: Call, read: Dim, x: Dim, out: Dim) -> str | None:
                 call.facts.writers[path] = out
                 call.facts.readers[path] = x
                 call.facts.reading.add((layer.path, role))
+                if not _keeps_zeros(call.raw("weight")):
+                    call.mixes(read)  # a parameter of zeros is no weight of zeros
                 return path
     call.mixes(read)  # nothing is there to be set to zero for a new channel
     return None
+
+
+def _keeps_zeros(weight: Any) -> bool:
+    """True where zeros in the parameter of a computed weight are zeros in the weight, as far as can be told."""
+    if not isinstance(weight, fx.Node) or weight.op == "get_attr":
+        return True
+    operands = [a for a in weight.args if isinstance(a, fx.Node) and isinstance(a.meta["val"], torch.Tensor)]
+    if not operands:
+        return False
+    if weight.target in _LINEAR_IN_FIRST:
+        return _keeps_zeros(operands[0])
+    if weight.target in _PRODUCTS:
+        return any(map(_keeps_zeros, operands))
+    plain = not any(isinstance(a, (int, float)) for a in weight.args)
+    return weight.target in _SUMS and plain and all(map(_keeps_zeros, operands))
+
+
+_PRODUCTS = {torch.mul, operator.mul, "mul"}
+_SUMS = {torch.add, torch.sub, operator.add, operator.sub, "add", "sub"}
+_LINEAR_IN_FIRST = {
+    *(torch._weight_norm, torch.div, operator.truediv, "div", operator.neg, torch.neg, "neg", torch.tanh, "tanh"),
+    *(torch.permute, torch.transpose, torch.flip, torch.reshape, "permute", "transpose", "flip", "reshape", "view"),
+    *(torch.sum, torch.mean, torch.sqrt, "sum", "mean", "clone", "contiguous", "detach", "to", "type", "type_as"),
+    *(operator.getitem, torch.abs, "abs", torch.sign, "sign", "float", "half", "bfloat16", "double", "flatten"),
+    *(torch.relu, F.relu, "relu", torch.squeeze, "squeeze", torch.unsqueeze, "unsqueeze", torch.square, "square"),
+}
 
 
 def dims_sizes(call: Call, dims: tuple[Dim, ...]) -> list[int]:

@@ -17,15 +17,22 @@ from conet_fx.passes.rules.base import NodeKind, Rule
 
 @dataclasses.dataclass(frozen=True)
 class Concatenation(Rule):
-    """torch.cat: the dims are joined along ``dim`` and tied along the others."""
+    """torch.cat: the dims are joined along ``dim`` and tied along the others.
 
+    ``fixed_axis`` is the dim where the operator has no such argument (hstack, vstack, dstack).
+    """
+
+    fixed_axis: int | None = None
     kind: ClassVar[NodeKind] = "concatenation"
+
+    def _axis(self, call: Call | MarkCall, ndim: int) -> int:
+        return int(call.number("dim") if self.fixed_axis is None else self.fixed_axis) % ndim
 
     def depth(self, call: Call) -> Value:
         operands = [v for v in call.operand("tensors") if not (isinstance(v, Tensor) and v.dims == ((),))]
         if not operands or not all(isinstance(v, Tensor) for v in operands):
             raise NoRule("what it joins is not a list of tensors")
-        axis = int(call.number("dim")) % len(operands[0].dims)
+        axis = self._axis(call, len(operands[0].dims))
         joined: Dim = ()
         for operand in operands:
             joined = (*joined, *operand.dims[axis])
@@ -43,7 +50,7 @@ class Concatenation(Rule):
     def labels(self, call: MarkCall) -> Any:
         operands = call.items("tensors")
         ndim = len(call.out)
-        axis = int(call.number("dim")) % ndim
+        axis = self._axis(call, ndim)
         out: Fields = {}
         for dim, parts in enumerate(call.result.dims):
             if is_fixed(parts):
@@ -101,7 +108,7 @@ class Stack(Rule):
 
 
 class Chunk(Rule):
-    """chunk and tensor_split into equal pieces."""
+    """chunk into equal pieces."""
 
     def depth(self, call: Call) -> Value:
         dims, axis = call.dims(), call.axis()
@@ -110,8 +117,39 @@ class Chunk(Rule):
             return [_with(dims, axis, (r.shape[axis],)) for r in results]
         count = call.number("chunks")
         if not isinstance(count, int):
-            raise NoRule("sections that are given as offsets")
+            raise NoRule("a number of pieces that is no integer")
         return [_with(dims, axis, piece) for piece in call.depths.pieces(dims[axis], count, call.why)]
+
+
+@dataclasses.dataclass(frozen=True)
+class TensorSplit(Rule):
+    """tensor_split, hsplit, vsplit, dsplit: into a number of equal pieces, or at a list of offsets.
+
+    ``fixed_axis`` is the dim where the operator has no such argument.
+    """
+
+    fixed_axis: int | None = None
+
+    def depth(self, call: Call) -> Value:
+        dims = call.dims()
+        axis = call.axis() if self.fixed_axis is None else self.fixed_axis
+        lengths = [r.shape[axis] for r in call.node.meta["val"]]
+        if is_fixed(dims[axis]):
+            return [_with(dims, axis, (n,)) for n in lengths]
+        sections = call.raw("sections")
+        if isinstance(call.concrete(sections), int):
+            pieces = call.depths.pieces(dims[axis], call.concrete(sections), call.why)
+            return [_with(dims, axis, piece) for piece in pieces]
+        if not isinstance(sections, (tuple, list)):
+            raise NoRule("offsets that are not in a list")
+        if any(not 0 <= offset <= call.size(dims[axis]) for offset in call.concrete(sections)):
+            raise NoRule("offsets from the end")
+        pieces = _cut(call, dims[axis], lengths, [call.value(s) for s in sections])
+        before: Dim = ()
+        for index, piece in enumerate(pieces[:-1]):
+            before = (*before, *piece)
+            call.rewrite("sections", before, index)
+        return [_with(dims, axis, piece) for piece in pieces]
 
 
 class Split(Rule):
@@ -185,16 +223,14 @@ class GetItem(Rule):
             return (
                 value[call.number("index")] if isinstance(value, (tuple, list)) else fixed_like(call.node.meta["val"])
             )
-        out = self._place(call, value.dims)
-        if len(out) != len(call.shape) or any(call.size(d) != n for d, n in zip(out, call.shape, strict=True)):
-            raise NoRule("this way of indexing")
-        return Tensor(tuple(out))
+        return Tensor(self.place(call, call.shape))
 
-    def _place(self, call: Call, dims: tuple[Dim, ...]) -> list[Dim]:
-        """The dims of what the index picks."""
+    def place(self, call: Call, shape: tuple[int, ...]) -> tuple[Dim, ...]:
+        """The dims of ``input[index]``, which has the present ``shape``; cuts and freezes what the index says."""
         index = call.raw("index")
         items, paths = (list(index), True) if isinstance(index, tuple) else ([index], False)
         used = sum(item is not None and item is not Ellipsis for item in items)
+        dims = list(call.dims())
         out: list[Dim] = []
         axis = 0
         tensors: list[int] = []
@@ -217,7 +253,10 @@ class GetItem(Rule):
             else:
                 call.freeze(dims[axis], because="takes one channel by its number")
                 axis += 1
-        return [*out, *dims[axis:]]
+        out += dims[axis:]
+        if len(out) != len(shape) or any(call.size(d) != n for d, n in zip(out, shape, strict=True)):
+            raise NoRule("this way of indexing")
+        return tuple(out)
 
     def labels(self, call: MarkCall) -> Any:
         if isinstance(call.raw("input").meta["val"], torch.Tensor):
@@ -251,48 +290,6 @@ class GetItem(Rule):
         if item.stop is not None:
             call.rewrite("index", (*before, *piece), *where, "stop")
         return piece
-
-
-class SetItem(GetItem):
-    """``x[...] = value``: the value has the dims of the place that it is written to, or broadcasts to them.
-
-    The node has no result; its value here is a list of the dims of that place.
-    """
-
-    def depth(self, call: Call) -> Value:
-        dims = call.dims()
-        place = self._place(call, dims)
-        picked = torch.empty([call.size(dim) for dim in dims], device="meta")[_indices(call)]
-        if tuple(picked.shape) != tuple(call.size(dim) for dim in place):
-            raise NoRule("this way of indexing")
-        value = call.operand("value")
-        if isinstance(value, Tensor):
-            for here, there in zip(reversed(place), reversed(value.dims), strict=False):
-                if call.size(there) == 1 != call.size(here):
-                    call.freeze(there, because="broadcasts one channel")
-                else:
-                    call.tie(here, there)
-        return [Tensor(tuple(place))]
-
-    def labels(self, call: MarkCall) -> Any:
-        (place,) = call.result
-        index = call.number("index")
-        into = call.moved_by(lambda labels: labels[index], place)
-        shape = call.shape("value")
-        for dim, field in call.fields_of(call.raw("value")).items():
-            axis = dim + len(place.dims) - len(shape)
-            if axis in into and into[axis].shape[axis] == field.shape[dim]:
-                call.marker.link(into[axis], field.reshape((1,) * (into[axis].ndim - field.ndim) + field.shape))
-        return None
-
-
-def _indices(call: Call) -> Any:
-    """The present index. Raises ``NoRule`` for a mask, which picks as many as its data says."""
-    index = call.concrete(call.raw("index"))
-    for item in index if isinstance(index, (tuple, list)) else [index]:
-        if isinstance(item, torch.Tensor):
-            raise NoRule("writes where an index tensor says")
-    return tuple(index) if isinstance(index, list) else index
 
 
 def _frozen(call: Call, dim: Dim, length: int) -> Dim:
@@ -337,7 +334,8 @@ class Reshape(Rule):
 
     Within a run one dim may hold channels. Outer fixed dims tile it, inner ones repeat each channel, and a dim that
     is taken apart again loses them. Which of several new dims grows is read off the integers in the graph (computed
-    from a size, or -1); where all are literals the largest one grows, the innermost among equals.
+    from a size, or -1, unless what is after it crosses the blocks of a grouped convolution); where all are literals the
+    largest one grows, the innermost among equals.
     """
 
     argument: ClassVar[str] = "shape"
@@ -348,6 +346,9 @@ class Reshape(Rule):
         out: list[Dim] = [(n,) for n in shape]
         for inputs, outputs in _runs(before, shape):
             movable = [axis for axis in inputs if call.depths.moves(dims[axis])]
+            if sum(before[axis] > 1 for axis in movable) == 1 < len(movable):
+                call.freeze(*(dims[a] for a in movable if before[a] == 1), because="removes the dim of one channel")
+                movable = [axis for axis in movable if before[axis] > 1]
             if not movable:
                 continue
             if len(movable) > 1 or not outputs:
@@ -355,12 +356,12 @@ class Reshape(Rule):
                 continue
             axis = movable[0]
             wide = [o for o in outputs if shape[o] != 1]
-            target = wide[0] if len(wide) == 1 else self._growing(call, outputs, shape, dims[axis])
+            inner_in = product([before[i] for i in inputs if i > axis])
+            target = wide[0] if len(wide) == 1 else self._growing(call, outputs, shape, dims[axis], inner_in)
             if target is None:
                 call.freeze(dims[axis], because="spreads the channels over several dims")
                 continue
             outer_in = product([before[i] for i in inputs if i < axis])
-            inner_in = product([before[i] for i in inputs if i > axis])
             outer_out = product([shape[o] for o in outputs if o < target])
             inner_out = product([shape[o] for o in outputs if o > target])
             out[target] = _refactor(call, dims[axis], outer_in, inner_in, outer_out, inner_out)
@@ -381,17 +382,20 @@ class Reshape(Rule):
     def _first(self, call: Call) -> int:
         return 0
 
-    def _growing(self, call: Call, outputs: list[int], shape: tuple[int, ...], dim: Dim) -> int | None:
+    def _growing(self, call: Call, outputs: list[int], shape: tuple[int, ...], dim: Dim, inner_in: int) -> int | None:
         given = self._given(call)
         symbolic = [o for o in outputs if isinstance(value := given.get(o), Int) and not is_fixed(value.dim)]
         if symbolic:
             return symbolic[0] if len(symbolic) == 1 else None
-        inferred = [o for o in outputs if given.get(o) == _INFERRED]
+        after = {o: product(shape[o + 1 : outputs[-1] + 1]) for o in outputs}
+        block = call.depths.block(dim) * inner_in
+        inside = [o for o in outputs if block % after[o] == 0] or outputs
+        inferred = [o for o in inside if given.get(o) == _INFERRED]
         if inferred:
             return inferred[0]
         inner = math.gcd(*(int(p.repeat) for p in dim if isinstance(p, Slot) and p.repeat.denominator == 1))
-        whole = [o for o in outputs if inner == 0 or product(shape[o + 1 : outputs[-1] + 1]) % inner == 0]
-        return max(whole or outputs, key=lambda o: (shape[o], o))
+        whole = [o for o in inside if inner == 0 or after[o] % inner == 0]
+        return max(whole or inside, key=lambda o: (shape[o], o))
 
 
 class Unflatten(Reshape):
@@ -408,6 +412,31 @@ class ReshapeModule(Reshape):
 
     def _given(self, call: Call) -> dict[int, Value]:
         return {}
+
+
+class UnflattenModule(Reshape):
+    """nn.Unflatten: the sizes are an attribute of the module, which follows."""
+
+    def depth(self, call: Call) -> Value:
+        module = call.module
+        if not isinstance(module.dim, int) or not all(isinstance(n, int) for n in module.unflattened_size):
+            raise NoRule("named dims")
+        value = super().depth(call)
+        first, given = self._first(call), module.unflattened_size
+        dims = {str(i): value.dims[first + i] for i in range(len(given))}
+        layer = call.layer("parameter", **dims)
+        sizes = tuple((-1,) if n == -1 else layer.dims[str(i)] for i, n in enumerate(given))
+        layer.attributes = (("unflattened_size", sizes),)
+        return value
+
+    def _given(self, call: Call) -> dict[int, Value]:
+        return {self._first(call) + i: Int((n,)) for i, n in enumerate(call.module.unflattened_size)}
+
+    def _settle(self, call: Call, axis: int, dim: Dim) -> None:
+        """Nothing in the graph gives the sizes."""
+
+    def _first(self, call: Call) -> int:
+        return int(call.module.dim) % len(call.dims())
 
 
 class ReshapeLike(Reshape):
@@ -560,11 +589,23 @@ class Pad(Rule):
         return Tensor(tuple(dims))
 
     def labels(self, call: MarkCall) -> Any:
-        return call.moved()
+        if call.number("mode") != "constant":
+            return call.moved()
+        pads, ndim = call.number("pad"), len(call.out)
+        out: Fields = {}
+        for dim, field in call.fields().items():
+            widths = list(pads)  # what is filled in, whatever its value, is no channel
+            for index in range(len(pads) // 2):
+                axis = ndim - 1 - index
+                if axis != dim and field.shape[axis] == 1:
+                    widths[2 * index : 2 * index + 2] = 0, 0
+            out[dim] = torch.nn.functional.pad(field, widths)
+        return out
 
 
-class SameShape(Rule):
-    """roll, flip: moves data, keeps every size."""
+@dataclasses.dataclass(frozen=True)
+class Roll(Rule):
+    """roll: moves data around, keeps every size."""
 
     def depth(self, call: Call) -> Value:
         dims = call.dims()
@@ -572,6 +613,54 @@ class SameShape(Rule):
         axes = [axes] if isinstance(axes, int) else axes or range(len(dims))
         call.freeze(*(dims[a % len(dims)] for a in axes), because="changes the order of channels")
         return Tensor(dims)
+
+
+@dataclasses.dataclass(frozen=True)
+class Flip(Rule):
+    """flip, fliplr, flipud: the parts of a dim in reverse order. ``fixed_axis`` is the dim where none is given."""
+
+    fixed_axis: int | None = None
+
+    def depth(self, call: Call) -> Value:
+        dims = call.dims()
+        axes = [self.fixed_axis] if self.fixed_axis is not None else call.number("dims")
+        turned = {a % len(dims) for a in ([axes] if isinstance(axes, int) else axes)}
+        return Tensor(tuple(dim[::-1] if axis in turned else dim for axis, dim in enumerate(dims)))
+
+
+class RepeatInterleave(Rule):
+    """repeat_interleave: each channel several times in a row."""
+
+    def depth(self, call: Call) -> Value:
+        dims, times = call.dims(), call.operand("repeats")
+        if call.raw("dim") is None or not isinstance(times, Int) or not is_fixed(times.dim):
+            raise NoRule("repeats that are not one number along one dim")
+        axis = call.axis()
+        return _with(dims, axis, call.depths.scale(dims[axis], call.size(times.dim), call.why))
+
+
+class Glu(Rule):
+    """glu: the first half of a dim times the sigmoid of the second."""
+
+    def _axis(self, call: Call | MarkCall, ndim: int) -> int:
+        return int(call.module.dim if call.node.op == "call_module" else call.number("dim")) % ndim
+
+    def depth(self, call: Call) -> Value:
+        dims = call.dims()
+        axis = self._axis(call, len(dims))
+        return _with(dims, axis, call.depths.pieces(dims[axis], 2, call.why)[0])
+
+    def labels(self, call: MarkCall) -> Any:
+        axis, shape = self._axis(call, len(call.shape())), call.shape()
+        out: Fields = {}
+        for dim, field in call.fields().items():
+            if dim == axis or field.shape[axis] > 1:
+                wide = field.expand([shape[d] if d == axis else n for d, n in enumerate(field.shape)])
+                value, gate = wide.chunk(2, axis)
+                call.marker.link(value, gate)
+                field = value
+            out[dim] = field
+        return out
 
 
 def _fresh(call: MarkCall) -> Fields:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import operator
 from fractions import Fraction
 from typing import Any, Literal
+
+import torch
 
 from conet_fx.passes.call import Call, Int, Tensor, Value, dims_in, fixed_like, product
 from conet_fx.passes.depth import Dim, is_fixed
@@ -29,7 +32,7 @@ class Shape(Rule):
             return [Int(dim) for dim in dims] if which is None else Int(dims[which])
         if name in ("T", "mT", "H", "mH"):
             return Permute().depth(call)
-        if name == "data":
+        if name in ("data", "real", "imag"):
             return Tensor(dims)
         return fixed_like(call.node.meta["val"])
 
@@ -38,6 +41,8 @@ class Shape(Rule):
         place = _place(call.raw("input"), name) if isinstance(name, str) else None
         if place is not None:
             return call.item("input", place)
+        if name in ("data", "real", "imag"):
+            return call.fields()
         return call.moved() if isinstance(call.result, Tensor) else None
 
 
@@ -49,7 +54,7 @@ def _place(owner: Any, name: str) -> int | None:
     elif isinstance(owner.target, type):
         names = list(getattr(owner.target, "_fields", ()))
     else:
-        names = ["values", "indices"] if isinstance(val, tuple) else []
+        names = [n for n in ("values", "indices", "min", "max") if isinstance(val, tuple) and hasattr(val, n)]
     return names.index(name) if name in names else None
 
 
@@ -105,13 +110,20 @@ class Numel(Rule):
 
 
 class Compare(Rule):
-    """A condition on a size: the graph holds only one outcome, so the size must stay."""
+    """A condition on a size: the graph holds only one outcome, so the size must stay.
+
+    An assertion that two sizes are equal keeps them equal.
+    """
 
     def depth(self, call: Call) -> Value:
         operands = [call.value(a) for a in call.node.args]
         if any(isinstance(v, Tensor) for v in operands):
             return Summation().depth(call)
-        if call.node.users:
+        asserted = call.node.meta["val"] is True and all(user.target is torch._assert for user in call.node.users)
+        if asserted and call.node.target is operator.eq and all(isinstance(v, Int) for v in operands):
+            if call.node.users:
+                call.tie(*(v.dim for v in operands))
+        elif call.node.users:
             call.freeze(*dims_in(operands), because="a condition on a channel count")
         return call.node.meta["val"]
 

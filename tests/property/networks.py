@@ -201,6 +201,29 @@ class Apply(nn.Module):
         return self.function(*given, *operands)
 
 
+class ScaledConv(nn.Module):
+    """Holds the weight and the bias of a convolution of kernel size 1."""
+
+    def __init__(self, d: int, inputs: int, outputs: int, bias: bool) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.rand(outputs, inputs, *[1] * d))
+        if bias:
+            self.bias = nn.Parameter(torch.rand(outputs))
+
+
+class Constants(nn.Module):
+    """A scale and an offset for each channel, as buffers or as plain attributes."""
+
+    def __init__(self, channels: int, buffers: bool) -> None:
+        super().__init__()
+        scale, offset = torch.arange(1.0, channels + 1.0) / channels, torch.linspace(-1.0, 1.0, channels)
+        if buffers:
+            self.register_buffer("scale", scale)
+            self.register_buffer("offset", offset)
+        else:
+            self.scale, self.offset = scale.double(), offset.double()
+
+
 def by_dims(name: str, dims: int) -> Callable[..., Any]:
     """nn.Conv2d for ("Conv", 2), F.max_pool1d for ("max_pool", 1)."""
     return getattr(nn, f"{name}{dims}d") if name[0].isupper() else getattr(F, f"{name}{dims}d")
@@ -264,6 +287,71 @@ def depthwise_function(d: int, x: Shape) -> nn.Module:
         return by_dims("conv", d)(x, weight, padding=1, groups=weight.shape[0])
 
     return Apply(run, parameter=(x[1], 1, *[3] * d))
+
+
+@op("map", width=WIDTHS, kind=("scaled", "standardised", "with a bias"))
+def weight_function(d: int, x: Shape, width: int, kind: str) -> nn.Module:
+    """A convolution by function whose weight is computed from a parameter."""
+    conv = by_dims("conv", d)
+    dims = tuple(range(1, d + 2))
+    runs: dict[str, Callable[[Any, Tensor], Tensor]] = {
+        "scaled": lambda m, x: conv(x, m.part.weight * 0.5),
+        "standardised": lambda m, x: conv(x, m.part.weight - m.part.weight.mean(dims, keepdim=True)),
+        "with a bias": lambda m, x: conv(x, m.part.weight, m.part.bias, padding=0),
+    }
+    return Apply(runs[kind], part=ScaledConv(d, x[1], width, kind == "with a bias"))
+
+
+@op("map", width=WIDTHS)
+def weight_used_twice(d: int, x: Shape, width: int) -> nn.Module:
+    """The weight of a layer is an argument of a function too."""
+    run = by_dims("conv", d)
+    return Apply(lambda m, x: m.conv(x) + run(x.abs(), m.conv.weight), conv=by_dims("Conv", d)(x[1], width, 1))
+
+
+@op("map", width=WIDTHS)
+def tied_convs(d: int, x: Shape, width: int) -> nn.Module:
+    """Two layers with one weight."""
+    layers = {name: by_dims("Conv", d)(x[1], width, 1) for name in ("a", "b")}
+    layers["b"].weight = layers["a"].weight
+    return Apply(lambda m, x: (m.a(x), m.b(x.relu())), **layers)
+
+
+@op("map", kind=("batch", "channel"))
+def one_channel_at_a_time(d: int, x: Shape, kind: str) -> nn.Module:
+    """One filter for all channels: they are folded into the batch, or stand in its place."""
+
+    def run(m: Any, y: Tensor) -> Tensor:
+        if kind == "batch":
+            return m.conv(y.reshape(-1, 1, *x[2:])).view(y.shape)
+        return torch.stack([m.conv(z.unsqueeze(1)).squeeze(1) for z in y.unbind(0)], 0)
+
+    return Apply(run, conv=by_dims("Conv", d)(1, 1, 3, padding=1))
+
+
+@op("map")
+def groups_in_the_batch(d: int, x: Shape) -> nn.Module | None:
+    """A grouped convolution whose groups share one weight."""
+    if x[1] % 2 or x[1] < 4:
+        return None
+
+    def run(m: Any, y: Tensor) -> Tensor:
+        n, c = y.shape[:2]
+        return m.conv(y.reshape(n * 2, c // 2, *x[2:])).view(n, c, *x[2:])
+
+    return Apply(run, conv=by_dims("Conv", d)(x[1] // 2, x[1] // 2, 1))
+
+
+@op("map", width=WIDTHS, kind=("dense", "depthwise", "grouped", "grouped forwards"))
+def conv_function_of_groups(d: int, x: Shape, width: int, kind: str) -> nn.Module | None:
+    """Transposed convolutions by function, dense, depthwise and grouped; and a grouped one that is not transposed."""
+    run, groups = by_dims("conv_transpose", d), 1 if kind == "dense" else x[1] if kind == "depthwise" else 2
+    if x[1] % groups or width % groups:
+        return None
+    if kind == "grouped forwards":
+        return Apply(lambda w, x: by_dims("conv", d)(x, w, groups=groups), parameter=(width, x[1] // groups, *[1] * d))
+    shape = (x[1], 1 if kind == "depthwise" else width // groups, *[2] * d)
+    return Apply(lambda w, x: run(x, w, stride=2, groups=groups), parameter=shape)
 
 
 @op("vector", width=WIDTHS)
@@ -333,16 +421,68 @@ def norm_function(d: int, x: Shape, kind: str) -> nn.Module | None:
     return Apply(runs[kind], parameter=(x[1],))
 
 
+@op("map", buffers=(True, False), kind=("view", "reshape", "index"))
+def frozen_norm(d: int, x: Shape, buffers: bool, kind: str) -> nn.Module:
+    """FrozenBatchNorm2d: constants of the model, brought into the form of a map."""
+    ones = [1] * d
+    forms: dict[str, Callable[[Tensor], Tensor]] = {
+        "view": lambda t: t.view(1, -1, *ones),
+        "reshape": lambda t: t.reshape(-1, *ones),
+        "index": lambda t: t[(None, slice(None), *[None] * d)],
+    }
+    form = forms[kind]
+    return Apply(lambda m, x: x * form(m.own.scale) + form(m.own.offset), own=Constants(x[1], buffers))
+
+
+@op("map", kind=("LayerNorm", "RMSNorm", "layer_norm", "layer_norm of a size"))
+def whole_norm(d: int, x: Shape, kind: str) -> nn.Module:
+    """Over channels and space."""
+    if kind in ("LayerNorm", "RMSNorm"):
+        return getattr(nn, kind)(x[1:])
+    return Apply(lambda y: F.layer_norm(y, y.shape[1:] if kind.endswith("size") else x[1:]))
+
+
+@op("map", kind=("mean", "sum", "amax", "amin", "max", "min", "logsumexp", "std", "var", "norm", "prod", "argmax"),
+    way=("method", "torch"))  # fmt: skip
+def reduce_channels(d: int, x: Shape, kind: str, way: str) -> nn.Module:
+    """What all channels have in common goes back to each of them."""
+    norm = (2,) if kind == "norm" else ()
+    given = {"std": {"unbiased": False}, "var": {"unbiased": False}}.get(kind, {})
+
+    def run(y: Tensor) -> Tensor:
+        found = getattr(torch, kind)(y, *norm, dim=1, keepdim=True, **given) if way == "torch" else getattr(y, kind)(
+            *norm, dim=1, keepdim=True, **given)  # fmt: skip
+        return y - 0.1 * (found[0] if kind in ("max", "min") else found)
+
+    return Apply(run)
+
+
+@op("map")
+def spatial_attention(d: int, x: Shape) -> nn.Module:
+    """CBAM: a map from the mean and the largest of all channels."""
+
+    def run(m: Any, x: Tensor) -> Tensor:
+        both = torch.cat([x.mean(1, keepdim=True), x.max(1, keepdim=True)[0]], 1)
+        return x * m.conv(both).sigmoid()
+
+    return Apply(run, conv=by_dims("Conv", d)(2, 1, 3, padding=1))
+
+
 @op("map", shared=(False, True))
 def prelu(d: int, x: Shape, shared: bool) -> nn.Module:
     return nn.PReLU(1 if shared else x[1])
 
 
 @op("map", kind=("softmax", "log_softmax", "cumsum", "cumprod", "softmin", "normalize", "local_response_norm",
-                 "LocalResponseNorm"), space=("method", "torch", "functional"))  # fmt: skip
+                 "LocalResponseNorm", "Softmax", "LogSoftmax", "Softmin", "Softmax2d"),
+    space=("method", "torch", "functional"))  # fmt: skip
 def across_channels(d: int, x: Shape, kind: str, space: str) -> nn.Module | None:
     if kind == "LocalResponseNorm":
         return nn.LocalResponseNorm(3)
+    if kind == "Softmax2d":
+        return nn.Softmax2d() if d == 2 else None
+    if kind[0] == "S" or kind == "LogSoftmax":
+        return getattr(nn, kind)(dim=1)
     if kind == "local_response_norm":
         return Apply(lambda x: F.local_response_norm(x, 3)) if d < 3 else None
     owner = {"method": Tensor, "torch": torch, "functional": F}[space]
@@ -365,6 +505,10 @@ def in_place(name: str) -> Callable[..., Tensor]:
 
 def by_positive(function: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Tensor, Tensor], Tensor]:
     return lambda x, y: function(x, y.abs() + 1.0)
+
+
+def by_comparison(function: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Tensor, Tensor], Tensor]:
+    return lambda x, y: x * function(x, y)
 
 
 SMOOTH = {  # of an argument between 0.5 and 1.5
@@ -538,6 +682,13 @@ BINARY: dict[str, Callable[[Any, Any], Any]] = {
     "logical_or": lambda x, y: x * x.logical_or(y),
     "mse_loss": lambda x, y: F.mse_loss(x, y, reduction="none"),
     "expand_as": lambda x, y: x + y.expand_as(x),
+    **{f"x {name} y": by_comparison(getattr(operator, name)) for name in COMPARISONS},
+    **{f"torch.{name}": by_comparison(getattr(torch, name)) for name in COMPARISONS},
+    "where >": lambda x, y: torch.where(x > y, x, y * 0.5),
+    "x * scalar": lambda x, y: x * y.mean(),
+    "sum()": lambda x, y: sum([x, y, x]),
+    "x += y": lambda x, y: operator.iadd(x.clone(), y),
+    "x * y.relu_()": lambda x, y: x * y.clone().relu_(),
     "view_as": lambda x, y: x + y.view_as(x),
     "reshape_as": lambda x, y: x + y.reshape_as(x),
 }  # fmt: skip
@@ -556,6 +707,51 @@ def residual(d: int, x: Shape, y: Shape) -> nn.Module:
 @op("map", "smaller", name=("operator.add", "operator.mul", "torch.maximum"))
 def broadcast(d: int, x: Shape, y: Shape, name: str) -> nn.Module:
     return Apply(BINARY[name])
+
+
+@op("map", "vector", kind=("view", "index", "unsqueeze", "expand"))
+def gate_by_vector(d: int, x: Shape, y: Shape, kind: str) -> nn.Module | None:
+    """A map is scaled by a vector with as many channels."""
+    ones = [1] * d
+
+    def run(x: Tensor, v: Tensor) -> Tensor:
+        forms: dict[str, Callable[[], Tensor]] = {
+            "view": lambda: v.view(v.size(0), v.size(1), *ones),
+            "index": lambda: v[(..., *[None] * d)],
+            "unsqueeze": lambda: v.unsqueeze(-1) if d == 1 else v.unsqueeze(-1).unsqueeze(-1),
+            "expand": lambda: v.reshape(*v.shape, *ones).expand_as(x),
+        }
+        return x * forms[kind]()
+
+    return Apply(run) if x[:2] == y[:2] and (d < 3 or kind != "unsqueeze") else None
+
+
+@op("vector", "vector")
+def cat_vectors(d: int, x: Shape, y: Shape) -> nn.Module:
+    return Apply(lambda x, y: torch.cat([x, y], -1))
+
+
+@op("vector")
+def gated_vector(d: int, x: Shape) -> nn.Module | None:
+    """A gated linear unit."""
+
+    def run(x: Tensor) -> Tensor:
+        value, gate = x.chunk(2, dim=-1)
+        return value * gate.sigmoid()
+
+    return Apply(run) if x[1] % 2 == 0 else None
+
+
+@op("map", "same")
+def select_branches(d: int, x: Shape, y: Shape) -> nn.Module:
+    """SKNet: branches are weighted by a softmax over the branches."""
+
+    def run(x: Tensor, y: Tensor) -> Tensor:
+        both = torch.stack([x, y], 1)
+        weights = both.mean(tuple(range(3, d + 3)), keepdim=True).softmax(1)
+        return (both * weights).sum(1)
+
+    return Apply(run)
 
 
 @op("map", width=WIDTHS)
@@ -677,6 +873,30 @@ def reduce_one(d: int, x: Shape, kind: str) -> nn.Module:
     return Apply(run)
 
 
+@op("map", "map")
+def resize_to(d: int, x: Shape, y: Shape) -> nn.Module:
+    """FPN: to the space of another map."""
+    return Apply(lambda x, y: F.interpolate(x, size=y.shape[2:]))
+
+
+@op("map")
+def shift_in_batch(d: int, x: Shape) -> nn.Module:
+    """Samples change places; so do some of their channels (TSM, with all channels)."""
+    return Apply(lambda x: torch.cat([x[1:], torch.zeros_like(x[:1])], 0) + torch.cat(x.chunk(2, 0)[::-1], dim=0))
+
+
+@op("map", kind=("flatten", "view"))
+def spatial_linear(d: int, x: Shape, kind: str) -> nn.Module | None:
+    """MLP-Mixer: a linear layer along the positions, whose number stays."""
+    size = math.prod(x[2:])
+
+    def run(m: Any, y: Tensor) -> Tensor:
+        z = y.flatten(2) if kind == "flatten" else y.view(y.shape[0], y.shape[1], -1)
+        return m.linear(z).view_as(y) if kind == "flatten" else m.linear(z).reshape(y.size())
+
+    return Apply(run, linear=nn.Linear(size, size)) if size <= 64 else None
+
+
 @op("map")
 def mean_vector(d: int, x: Shape) -> nn.Module:
     return Apply(lambda x: x.mean(tuple(range(2, d + 2))))
@@ -689,12 +909,20 @@ def flatten(d: int, x: Shape, module: bool) -> nn.Module | None:
     return nn.Flatten() if module else Apply(lambda x: torch.flatten(x, 1))
 
 
-@op("map", width=WIDTHS)
-def flatten_and_linear(d: int, x: Shape, width: int) -> nn.Module | None:
+@op("map", width=WIDTHS, kind=("reshape", "literal", "flatten", "sizes", "numel", "channels last"))
+def flatten_and_linear(d: int, x: Shape, width: int, kind: str) -> nn.Module | None:
     size = math.prod(x[1:])
     if size > 256:
         return None
-    return Apply(lambda m, x: m.linear(x.reshape(x.shape[0], -1)), linear=nn.Linear(size, width))
+    forms: dict[str, Callable[[Tensor], Tensor]] = {
+        "reshape": lambda y: y.reshape(y.shape[0], -1),
+        "literal": lambda y: y.reshape(-1, size),
+        "flatten": lambda y: y.flatten(start_dim=1),
+        "sizes": lambda y: y.reshape(y.size(0), y.size(1) * math.prod(x[2:])),
+        "numel": lambda y: y.contiguous().view(y.size(0), y.numel() // y.size(0)),
+        "channels last": lambda y: y.movedim(1, -1).flatten(1),
+    }
+    return Apply(lambda m, y: m.linear(forms[kind](y)), linear=nn.Linear(size, width))
 
 
 @op("vector", kind=("unsqueeze", "view", "index", "torch.unsqueeze"))
@@ -762,6 +990,93 @@ def conv_plus_cat(d: int, x: Shape, y: Shape, width: int, width_b: int) -> nn.Mo
     conv = by_dims("Conv", d)
     layers = {"a": conv(x[1], width, 1), "b": conv(x[1], width_b, 1), "c": conv(x[1], width + width_b, 1)}
     return Apply(lambda m, x, y: torch.cat([m.a(x), m.b(y)], 1) + m.c(x), **layers)
+
+
+@op("map", "same", width=WIDTHS, width_b=WIDTHS)
+def cat_plus_cat(d: int, x: Shape, y: Shape, width: int, width_b: int) -> nn.Module:
+    """Two concatenations are summed; their boundaries are elsewhere."""
+    if width == width_b:
+        return None
+    conv = by_dims("Conv", d)
+    layers = {
+        name: conv(x[1], size, 1)
+        for name, size in zip("abcd", (width, width_b, width_b, width), strict=True)
+    }  # fmt: skip
+    return Apply(lambda m, x, y: torch.cat([m.a(x), m.b(y)], 1) + torch.cat([m.c(x), m.d(y)], 1), **layers)
+
+
+@op("map", "same", width=WIDTHS, width_b=WIDTHS)
+def nested_cats(d: int, x: Shape, y: Shape, width: int, width_b: int) -> nn.Module:
+    """A concatenation within another one, summed with a convolution, twice in a row."""
+    conv = by_dims("Conv", d)
+    layers = {"a": conv(x[1], width, 1), "b": conv(x[1], width_b, 1), "c": conv(x[1], width + width_b + x[1], 1)}
+
+    def run(m: Any, x: Tensor, y: Tensor) -> Tensor:
+        inner = torch.cat([m.a(x), m.b(y)], 1)
+        return torch.cat([inner, y], 1) + m.c(x)
+
+    return Apply(run, **layers)
+
+
+@op("map")
+def zero_shortcut(d: int, x: Shape) -> nn.Module:
+    """ResNet's shortcut A: the missing channels are zeros."""
+    return Apply(lambda x: torch.cat([x, torch.zeros_like(x)], 1))
+
+
+@op("map")
+def space_to_channels(d: int, x: Shape) -> nn.Module | None:
+    """YOLO's Focus, along the last dim."""
+    return Apply(lambda x: torch.cat([x[..., ::2], x[..., 1::2]], 1)) if x[-1] % 2 == 0 else None
+
+
+@op("map", at=(1, 2, 3), kind=("swap", "overlap", "negative", "three", "difference"))
+def reorder_slices(d: int, x: Shape, at: int, kind: str) -> nn.Module | None:
+    if at + 1 >= x[1]:
+        return None
+    runs: dict[str, Callable[[Tensor], Tensor]] = {
+        "swap": lambda y: torch.cat([y[:, at:], y[:, :at]], 1),
+        "overlap": lambda y: torch.cat([y[:, : at + 1], y[:, at:]], 1),
+        "negative": lambda y: torch.cat([y[:, -at:], y[:, :-at]], 1),
+        "three": lambda y: torch.cat(y.split([at, 1, x[1] - at - 1], 1)[::-1], 1),
+        "difference": lambda y: y[:, at:] - y[:, :-at],
+    }
+    return Apply(runs[kind])
+
+
+@op("map", kind=("slices", "split", "swap", "where"))
+def computed_halves(d: int, x: Shape, kind: str) -> nn.Module | None:
+    """Halves whose length is computed from the size."""
+
+    def run(y: Tensor) -> Any:
+        half = y.size(1) // 2
+        if kind == "split":
+            return torch.split(y, [half, y.size(1) - half], 1)
+        a, b = y[:, :half], y[:, half:]
+        return torch.cat([b, a], 1) if kind == "swap" else torch.where(a > b, a, b) if kind == "where" else (a, b)
+
+    return Apply(run) if x[1] % 2 == 0 else None
+
+
+@op("map", kind=("values", "amax", "sum", "unbind"))
+def maxout(d: int, x: Shape, kind: str) -> nn.Module | None:
+    """Pairs of neighbours compete."""
+
+    def run(y: Tensor) -> Tensor:
+        pairs = y.view(y.size(0), y.size(1) // 2, 2, *x[2:])
+        if kind == "unbind":
+            a, b = pairs.unbind(2)
+            return torch.maximum(a, b)
+        return pairs.max(dim=2).values if kind == "values" else getattr(pairs, kind)(2)
+
+    return Apply(run) if x[1] % 2 == 0 else None
+
+
+@op("map", "same", width=WIDTHS)
+def shared_head(d: int, x: Shape, y: Shape, width: int) -> nn.Module:
+    """One layer reads two concatenations."""
+    head = by_dims("Conv", d)(2 * x[1], width, 1)
+    return Apply(lambda m, x, y: m.head(torch.cat([x, y], 1)) + m.head(torch.cat([y, x], 1)).relu(), head=head)
 
 
 @op("map", count=divisors, name=("chunk", "torch.chunk", "tensor_split", "torch.tensor_split"))
@@ -925,6 +1240,110 @@ def attention(d: int, x: Shape, heads: int, width: int, width_v: int, name: str)
     return Apply(run, **layers)
 
 
+@op("map", heads=(1, 2), width=WIDTHS, width_v=WIDTHS)
+def dot_product_attention(d: int, x: Shape, heads: int, width: int, width_v: int) -> nn.Module | None:
+    if width % heads or width_v % heads or math.prod(x[2:]) > 64:
+        return None
+    layers = {name: nn.Linear(x[1], size) for name, size in zip("qkv", (width, width, width_v), strict=True)}
+
+    def run(m: Any, y: Tensor) -> Tensor:
+        t = y.flatten(2).transpose(1, 2)
+        n, p, _ = t.shape
+        q, k, v = (layer(t).view(n, p, heads, -1).transpose(1, 2) for layer in (m.q, m.k, m.v))
+        z = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(n, p, -1)
+        return y + m.out(z).transpose(1, 2).reshape(y.shape)
+
+    return Apply(run, **layers, out=nn.Linear(width_v, x[1]))
+
+
+@op("map", heads=(1, 2), memory=(False, True))
+def multihead_attention(d: int, x: Shape, heads: int, memory: bool) -> nn.Module | None:
+    if x[1] % heads or math.prod(x[2:]) > 64:
+        return None
+
+    def run(m: Any, y: Tensor) -> Tensor:
+        t = y.flatten(2).transpose(1, 2)
+        other = t[:, :1] if memory else t
+        return y + m.attention(t, other, other, need_weights=False)[0].transpose(1, 2).reshape(y.shape)
+
+    return Apply(run, attention=nn.MultiheadAttention(x[1], heads, batch_first=True))
+
+
+@op("map", width=WIDTHS, kind=("einsum", "einsum, channels last", "tensordot", "matmul", "addmm"))
+def linear_by_product(d: int, x: Shape, width: int, kind: str) -> nn.Module:
+    """A layer of kernel size 1, written as a product with a parameter [width, channels]."""
+    runs: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+        "einsum": lambda w, y: torch.einsum("nc...,oc->no...", y, w),
+        "einsum, channels last": lambda w, y: torch.einsum("...c,oc->...o", y.movedim(1, -1), w).movedim(-1, 1),
+        "tensordot": lambda w, y: torch.tensordot(y, w, dims=([1], [1])).movedim(-1, 1),
+        "matmul": lambda w, y: torch.matmul(y.movedim(1, -1), w.t()).movedim(-1, 1),
+        "addmm": lambda w, y: (
+            torch.addmm(w.mean(1), y.movedim(1, -1).reshape(-1, x[1]), w.t()).view(x[0], *x[2:], -1).movedim(-1, 1)
+        ),
+    }
+    return Apply(runs[kind], parameter=(width, x[1]))
+
+
+@op("map", kind=("einsum", "einsum of a scale", "einsum to a map", "mv", "mv method", "dot", "dot method", "addmv",
+                 "addmv method", "baddbmm", "baddbmm method", "addbmm", "addbmm method", "addmm method"))  # fmt: skip
+def products(d: int, x: Shape, kind: str) -> nn.Module:
+    """Products with a parameter [channels] and with itself, of which the map is scaled."""
+    ones = [1] * d
+
+    def run(w: Tensor, y: Tensor) -> Tensor:
+        flat = y.flatten(2)  # [samples, channels, positions]
+        v = flat.mean(2)
+        square = w[:, None] * w[None, :]  # [channels, channels]
+        scores = flat @ flat.transpose(1, 2) * 0.1
+        if kind == "einsum":
+            return torch.einsum("nc...,nc...->nc...", y, y.relu())
+        if kind == "einsum of a scale":
+            return torch.einsum("nc...,c->nc...", y, w)
+        if kind == "einsum to a map":
+            return y * torch.einsum("nc...,c->n...", y, w).unsqueeze(1).sigmoid()
+        name = kind.partition(" ")[0]
+        given = {"mv": (v, w), "dot": (w, w), "addmv": (w, square, w), "baddbmm": (flat, scores, flat),
+                 "addbmm": (square, scores, scores), "addmm": (v, v, square)}[name]  # fmt: skip
+        found = getattr(given[0], name)(*given[1:]) if kind.endswith("method") else getattr(torch, name)(*given)
+        if name == "baddbmm":
+            return found.view(y.shape)
+        forms: dict[str, Callable[[], Tensor]] = {
+            "mv": lambda: found.view(-1, 1, *ones),
+            "dot": lambda: found,
+            "addmv": lambda: found.view(-1, *ones),
+            "addbmm": lambda: found.mean(1).view(-1, *ones),
+            "addmm": lambda: found[(..., *[None] * d)],
+        }
+        return y * forms[name]().sigmoid()
+
+    return Apply(run, parameter=(x[1],))
+
+
+@op("map", at=(1, 2), kind=("channels", "channels of another", "space", "batch", "everything", "method"))
+def written(d: int, x: Shape, at: int, kind: str) -> nn.Module | None:
+    """Values that are written into a copy."""
+    if at >= x[1]:
+        return None
+
+    def run(y: Tensor) -> Tensor:
+        z = y.clone()
+        if kind == "channels":
+            z[:, :at] = 0.5
+        elif kind == "channels of another":
+            z[:, at:] = y[:, at:].relu()
+        elif kind == "space":
+            z[..., 0] = y[..., -1] * 2.0
+        elif kind == "batch":
+            z[:1] = y[1:]
+        elif kind == "everything":
+            z[...] = y.relu()
+        else:
+            z.__setitem__((slice(None), slice(0, at)), 0.5)
+        return z
+
+    return Apply(run)
+
+
 @op("map", kind=("squeeze", "torch.squeeze", "unflatten", "torch.unflatten", "swapaxes", "torch.swapaxes", "moveaxis",
                  "torch.moveaxis", "torch.permute", "torch.transpose", "torch.reshape", "view", "mT", "transpose_",
                  "expand", "broadcast_to", "torch.broadcast_to", "t", "torch.t", "squeeze_"))  # fmt: skip
@@ -955,6 +1374,31 @@ def there_and_back(d: int, x: Shape, kind: str) -> nn.Module:
     return Apply(runs[kind])
 
 
+@op("map")
+def class_token(d: int, x: Shape) -> nn.Module | None:
+    """ViT: one more position, which is read in the end."""
+
+    def run(token: Tensor, y: Tensor) -> Tensor:
+        t = y.flatten(2).transpose(1, 2)
+        t = torch.cat([token.expand(t.shape[0], -1, -1), t], dim=1)
+        return y + (t[:, 1:] * t[:, :1]).transpose(1, 2).reshape(y.shape)
+
+    return Apply(run, parameter=(1, 1, x[1]))
+
+
+@op("map", kind=("literal", "sizes", "-1"))
+def batched_form(d: int, x: Shape, kind: str) -> nn.Module:
+    """The batch joins the space and comes back (windows of Swin, batched patches)."""
+    n, c, s = x[0], x[1], x[2:]
+
+    def run(y: Tensor) -> Tensor:
+        z = y.movedim(1, -1).reshape(-1, y.shape[1] if kind == "sizes" else c)
+        back = (n, *s, c) if kind == "literal" else (y.size(0), *s, y.size(1)) if kind == "sizes" else (n, *s, -1)
+        return z.relu().view(*back).movedim(-1, 1)
+
+    return Apply(run)
+
+
 @op("map", kind=("new_zeros", "new_ones", "new_empty"))
 def new_tensor(d: int, x: Shape, kind: str) -> nn.Module:
     """A tensor that forward makes, of the size of another."""
@@ -969,6 +1413,19 @@ def created_tensor(d: int, x: Shape, kind: str) -> nn.Module:
         return x + getattr(torch, kind)(x.shape[0], x.shape[1], *[1] * d, dtype=torch.float64).zero_()
 
     return Apply(run)
+
+
+@op("map", kind=("zeros", "ones", "new_zeros", "full"))
+def created_by_number(d: int, x: Shape, kind: str) -> nn.Module:
+    """A tensor that forward makes, of a size that the program spells out."""
+    size = (1, x[1], *[1] * d)
+    runs: dict[str, Callable[[Tensor], Tensor]] = {
+        "zeros": lambda y: y + torch.zeros(size, dtype=y.dtype),
+        "ones": lambda y: y * torch.ones(*size, dtype=y.dtype),
+        "new_zeros": lambda y: y + y.new_zeros(size),
+        "full": lambda y: torch.where(y > 0, y, torch.zeros(size, dtype=y.dtype).fill_(0.5)),
+    }
+    return Apply(runs[kind])
 
 
 @op("map", name=("mm", "torch.mm"))

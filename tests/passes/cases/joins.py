@@ -164,6 +164,17 @@ def stacked_branches() -> nn.Module:
     return net(forward, a=conv(3, 8), b=conv(3, 8), s=conv(8, 3), w=conv(3, 16), out=conv(8, 5))
 
 
+@case({"a": (8, 1)})
+def stacked_with_a_created_tensor() -> nn.Module:
+    """The lengths of the created tensor hold depths until they meet the fixed ones of the batch and the image."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.a(x)
+        return self.out(torch.stack([y, y + y.new_zeros(y.shape)], dim=1).sum(1))
+
+    return net(forward, a=conv(3, 8), out=conv(8, 5))
+
+
 @case({"a": (6, 1), "b": (6, 1)}, shapes=[(2, 3, 8, 8), (2, 3, 8, 8)])
 def siamese() -> nn.Module:
     def forward(self, left: Tensor, right: Tensor) -> Tensor:

@@ -417,3 +417,22 @@ def parametrized() -> nn.Module:
         return self.out(F.relu(self.a(x)))
 
     return net(forward, a=nn.utils.parametrizations.weight_norm(conv(3, 12, 3)), out=conv(12, 5))
+
+
+class Standardised(nn.Conv2d):
+    """A convolution whose kernels have mean 0 and variance 1, as normaliser-free networks have them."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        flat = self.weight.reshape(1, self.out_channels, -1)
+        weight = F.batch_norm(flat, None, None, training=True, momentum=0.0).reshape_as(self.weight)
+        return F.conv2d(x, weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
+
+
+@case({"a": (8, 1), "b": (12, 3), "c": (6, 3)}, mixed=["a", "b"])
+def standardised_kernels() -> nn.Module:
+    """The variance is taken over what a kernel reads."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(self.c(self.b(self.a(x)).relu()))
+
+    return net(forward, a=conv(3, 8), b=Standardised(8, 12, 3), c=Standardised(12, 6, 1, groups=3), out=conv(6, 5))

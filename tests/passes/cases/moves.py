@@ -528,3 +528,27 @@ def written_with_another_tensor() -> nn.Module:
         return self.out(y)
 
     return net(forward, a=conv(3, 8), b=conv(3, 3), out=conv(8, 5))
+
+
+@case({"a": (8, 1)})
+def padded_with_infinity() -> nn.Module:
+    """What fills the border is no channel, whatever its value."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.pad(self.a(x).permute(0, 2, 3, 1), (0, 1), value=1.0)
+        x = F.pad(x.permute(0, 3, 1, 2), (0, 1, 0, 1), value=float("-inf"))
+        return self.out(F.max_pool2d(x, 3, 2))
+
+    return net(forward, a=conv(3, 8), out=conv(9, 5))
+
+
+@case({"a": (6, 1)}, {"eca": "removes the dim of one channel"}, mixed=["a"])
+def efficient_channel_attention_by_views() -> nn.Module:
+    """A convolution along the channels, which stand where an image has its width."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.a(x)
+        gate = self.eca(y.mean((2, 3)).view(y.shape[0], 1, -1)).sigmoid().view(y.shape[0], -1, 1, 1)
+        return self.out(y * gate.expand_as(y))
+
+    return net(forward, a=conv(3, 6), eca=nn.Conv1d(1, 1, 3, padding=1), out=conv(6, 5))

@@ -50,10 +50,12 @@ def unknown_function() -> nn.Module:
     return net(forward, a=conv(3, 12), out=conv(12, 5))
 
 
-@case({"a": (12, 1)})
-def einsum() -> nn.Module:
+@case({}, {"a": "an einsum that is not one or two operands"})
+def einsum_of_three() -> nn.Module:
+    """Torch chooses in which order it multiplies them, and so what it costs."""
+
     def forward(self, x: Tensor) -> Tensor:
-        return self.out(torch.einsum("bchw,bchw->bchw", self.a(x), self.a(x)))
+        return self.out(torch.einsum("bchw,bchw,bchw->bchw", self.a(x), self.a(x), self.a(x)))
 
     return net(forward, a=conv(3, 12), out=conv(12, 5))
 
@@ -96,3 +98,15 @@ def set_item() -> nn.Module:
         return self.out(y)
 
     return net(forward, a=conv(3, 12), out=conv(12, 5))
+
+
+@case({"a": (8, 1)})
+def asserted_equal() -> nn.Module:
+    """What is asserted to be equal stays equal."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        a, b = self.a(x), self.b(x)
+        torch._assert(a.shape[1] == b.shape[1], "as many channels")
+        return self.out(a) + self.w(b)
+
+    return net(forward, a=conv(3, 8), b=conv(3, 8), w=conv(8, 5), out=conv(8, 5))

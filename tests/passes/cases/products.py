@@ -83,8 +83,8 @@ def einsum_of_ellipsis_and_implicit_output() -> nn.Module:
 
 
 @case({"a": (6, 1)})
-def einsum_of_three() -> nn.Module:
-    """Only the order of three operands decides what it costs, so it is followed where nothing moves."""
+def einsum_of_numbers() -> nn.Module:
+    """Three operands are followed where nothing moves."""
 
     def forward(self, x: Tensor) -> Tensor:
         mix = torch.einsum("ij,jk,kl->il", self.p, self.p, self.p)

@@ -296,3 +296,22 @@ def weights_of_a_module() -> nn.Module:
         return F.dropout(F.linear(y.transpose(1, 2).reshape(b, n, c), self.proj.weight, self.proj.bias), p=0.0)
 
     return attention_net(attend, **qkv_parts())
+
+
+@case({"a": (8, 1), "qkv": (24, 6)}, mixed=["qkv"])
+def multi_scale_linear_attention() -> nn.Module:
+    """EfficientViT: the head width is a number and -1 the number of heads, which the groups of ``mix`` fix."""
+
+    def forward(self: Any, x: Tensor) -> Tensor:
+        x = self.a(x)
+        b, _, h, w = x.shape
+        qkv = self.qkv(x)
+        qkv = torch.cat([qkv, self.mix(self.near(qkv))], dim=1)
+        qkv = qkv.reshape(b, -1, 12, h * w).transpose(-1, -2)
+        q, k, v = qkv[..., 0:4].relu(), qkv[..., 4:8].relu(), qkv[..., 8:]
+        y = q @ (k.transpose(-1, -2) @ F.pad(v, (0, 1), value=1.0))
+        y = (y[..., :-1] / (y[..., -1:] + 1e-6)).transpose(-1, -2).reshape(b, -1, h, w)
+        return self.out(x + self.proj(y))
+
+    parts = {"near": conv(24, 24, 5, groups=24), "mix": conv(24, 24, groups=6)}
+    return net(forward, a=conv(3, 8), qkv=conv(8, 24), **parts, proj=conv(16, 8), out=conv(8, 5))

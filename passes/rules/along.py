@@ -1,0 +1,215 @@
+"""Operators along dims that an argument names (Fourier transforms, differences), and sampling at given places."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from conet_fx.passes.call import Call, Int, NoRule, Tensor, Value, dims_in
+from conet_fx.passes.depth import Dim, is_fixed
+from conet_fx.passes.labels import Fields, MarkCall
+from conet_fx.passes.rules.base import Rule, each
+from conet_fx.passes.rules.keep import Spatial, Summation
+from conet_fx.passes.rules.moves import Permute
+
+
+def _listed(argument: Any, ndim: int) -> tuple[int, ...]:
+    """Dims given as a number, a list, or None for all."""
+    if argument is None:
+        return tuple(range(ndim))
+    return tuple(d % ndim for d in ((argument,) if isinstance(argument, int) else argument))
+
+
+@dataclasses.dataclass(frozen=True)
+class Along(Rule):
+    """Keeps all dims but those in ``dim``, along which it works and which get the length of the result.
+
+    ``dims`` names them where the operator has no such argument. They must not hold channels.
+    """
+
+    dims: tuple[int, ...] | None = None
+
+    def _along(self, call: Call | MarkCall, ndim: int) -> tuple[int, ...]:
+        return _listed(self.dims if self.dims is not None else call.number("dim"), ndim)
+
+    def depth(self, call: Call) -> Value:
+        dims = call.dims()
+        along = self._along(call, len(dims))
+        call.freeze(*(dims[d] for d in along), because="works along a dim that holds channels")
+        return each(call.out_shapes, lambda shape: self._one(dims, along, shape))
+
+    @staticmethod
+    def _one(dims: tuple[Dim, ...], along: tuple[int, ...], shape: tuple[int, ...]) -> Tensor:
+        if len(shape) != len(dims):
+            raise NoRule("its result has other dims")
+        return Tensor(tuple((n,) if d in along else dim for d, (dim, n) in enumerate(zip(dims, shape, strict=True))))
+
+    def labels(self, call: MarkCall) -> Any:
+        along = self._along(call, len(call.shape()))
+        fields = {d: call.marker.collapse(f, along) for d, f in call.fields().items() if d not in along}
+        return each(call.out, lambda _: fields)
+
+
+class Rotate(Permute):
+    """rot90 over space: a turn of two dims."""
+
+    def depth(self, call: Call) -> Value:
+        dims = call.dims()
+        call.freeze(*(dims[d] for d in _listed(call.number("dims"), len(dims))), because="turns channels")
+        return super().depth(call)
+
+
+class Windows(Rule):
+    """``x.unfold(dim, size, step)``: the windows along a dim, each laid out along a new last dim."""
+
+    def depth(self, call: Call) -> Value:
+        dims, axis = call.dims(), call.axis()
+        call.freeze(dims[axis], because="takes windows of channels")
+        shape = call.shape
+        return Tensor((*dims[:axis], (shape[axis],), *dims[axis + 1 :], (shape[-1],)))
+
+
+class Unpool(Spatial):
+    """Max unpooling: the indices have the dims of the input."""
+
+    def depth(self, call: Call) -> Value:
+        for dim, same in zip(call.dims(), call.dims("indices"), strict=True):
+            call.tie(dim, same)
+        return super().depth(call)
+
+
+class Sampled(Spatial):
+    """grid_sample: values of the input at places that a second tensor gives, whose dims stay."""
+
+    def depth(self, call: Call) -> Value:
+        call.freeze(*call.dims("grid"), because="gives places to sample")
+        return super().depth(call)
+
+
+class Grid(Rule):
+    """affine_grid: places for each pixel of an image size, in which the channel count is without effect."""
+
+    def depth(self, call: Call) -> Value:
+        sizes = call.integers("sizes")
+        call.freeze(*call.dims("theta"), because="gives places to sample")
+        if any(isinstance(n, Int) and not is_fixed(n.dim) for n in (*sizes[:1], *sizes[2:])):
+            raise NoRule("an image size that is a channel count")
+        return Tensor(tuple((n,) for n in call.shape))
+
+
+class Regions(Rule):
+    """roi_align and roi_pool: a patch of the maps for each box; channels stay."""
+
+    def depth(self, call: Call) -> Value:
+        dims = call.dims()
+        call.freeze(dims[0], *dims[2:], *dims_in(call.operand("boxes")), because="cuts out regions")
+        boxes, _, height, width = call.shape
+        return Tensor(((boxes,), dims[1], (height,), (width,)))
+
+    def labels(self, call: MarkCall) -> Any:
+        channels = call.fields().get(1)
+        return {} if channels is None else {1: call.marker.collapse(channels, (0, 2, 3))}
+
+
+class Similarity(Summation):
+    """Two tensors compared along ``dim``, which the result loses: cosine similarity, pairwise distance."""
+
+    def _axis(self, call: Call | MarkCall, ndim: int) -> int:
+        owner = call.module if call.node.op == "call_module" else None
+        return int(getattr(owner, "dim", call.number("dim"))) % ndim
+
+    def _keeps(self, call: Call | MarkCall) -> bool:
+        owner = call.module if call.node.op == "call_module" else None
+        return bool(getattr(owner, "keepdim", call.number("keepdim")))
+
+    def depth(self, call: Call) -> Value:
+        a, b = call.dims(), call.dims("other")
+        if len(a) != len(b):
+            raise NoRule("tensors with different numbers of dims")
+        axis = self._axis(call, len(a))
+        dims = [self._joined(call, pair) for pair in zip(a, b, strict=True)]
+        call.mixes(dims[axis])
+        return Tensor((*dims[:axis], *(((1,),) if self._keeps(call) else ()), *dims[axis + 1 :]))
+
+    def labels(self, call: MarkCall) -> Any:
+        ndim = len(call.shape())
+        axis, keeps = self._axis(call, ndim), self._keeps(call)
+        out: Fields = {}
+        for name in ("input", "other"):
+            shape = call.traced_shape(call.raw(name))
+            for dim, field in call.fields(name).items():
+                if dim == axis or shape[dim] == 1:
+                    continue
+                field = call.marker.collapse(field, (axis,))
+                field = field if keeps else field.squeeze(axis)
+                to = dim - (dim > axis and not keeps)
+                if to in out:
+                    call.marker.link(out[to], field)
+                else:
+                    out[to] = field
+        return out
+
+
+class AsReal(Rule):
+    """view_as_real: a complex number as a new last dim of two."""
+
+    def depth(self, call: Call) -> Value:
+        return Tensor((*call.dims(), (2,)))
+
+    def labels(self, call: MarkCall) -> Any:
+        return {d: f.unsqueeze(-1) for d, f in call.fields().items()}
+
+
+class AsComplex(Rule):
+    """view_as_complex: the last dim of two becomes one complex number."""
+
+    def depth(self, call: Call) -> Value:
+        dims = call.dims()
+        call.freeze(dims[-1], because="makes complex numbers of pairs of channels")
+        return Tensor(dims[:-1])
+
+    def labels(self, call: MarkCall) -> Any:
+        last = len(call.shape()) - 1
+        return {d: call.marker.collapse(f, (last,)).squeeze(-1) for d, f in call.fields().items() if d != last}
+
+
+class Constant(Rule):
+    """torch.tensor of numbers, which may be channel counts: the data follow a resize, the function does not."""
+
+    def depth(self, call: Call) -> Value:
+        for dim in dims_in(call.operand("data")):
+            call.mixes(dim)
+        return Tensor(tuple((n,) for n in call.shape))
+
+
+class Range(Rule):
+    """arange and linspace of as many numbers as there are channels, which are counted anew at another size."""
+
+    def depth(self, call: Call) -> Value:
+        counts = [v for v in map(call.value, (*call.node.args, *call.node.kwargs.values())) if isinstance(v, Int)]
+        moving = [v.dim for v in counts if not is_fixed(v.dim)]
+        (length,) = call.shape
+        if len(moving) != 1 or call.size(moving[0]) != length:
+            raise NoRule("numbers that are computed from a channel count in another way")
+        call.mixes(moving[0])
+        return Tensor((moving[0],))
+
+    def labels(self, call: MarkCall) -> Any:
+        return {0: call.marker.fresh(call.node.name, call.out[0])} if not is_fixed(call.result.dims[0]) else {}
+
+
+class OneHot(Rule):
+    """one_hot: a new last dim of as many classes as there are."""
+
+    def depth(self, call: Call) -> Value:
+        classes = call.operand("classes")
+        if isinstance(classes, Int) and not is_fixed(classes.dim):
+            return Tensor((*call.dims(), classes.dim))
+        return Tensor((*call.dims(), (call.shape[-1],)))
+
+    def labels(self, call: MarkCall) -> Any:
+        fields = {d: f.unsqueeze(-1) for d, f in call.fields().items()}
+        last = len(call.out) - 1
+        if not is_fixed(call.result.dims[last]):
+            fields[last] = call.spread(call.marker.fresh(call.node.name, call.out[last]), last, last + 1)
+        return fields

@@ -1,0 +1,93 @@
+"""The benchmarks' own arithmetic and bookkeeping: what they would say of a faulty plan, a crash and a hang."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+import torchvision
+from torch import Tensor, nn
+
+import conet_fx
+from benchmarks import analysis, coverage, zoo
+from benchmarks.processes import run_in_process
+from tests.passes import battery
+
+
+class Net(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.free, self.depthwise = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 1, groups=4)
+        self.frozen, self.last = nn.Conv2d(4, 6, 1), nn.Conv2d(6, 5, 1)
+        self.uncalled = nn.Conv2d(3, 3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.frozen(self.depthwise(self.free(x)))
+        return self.last(torch.special.i0(x))
+
+
+@pytest.fixture
+def model() -> zoo.Model:
+    torch.manual_seed(0)
+    return zoo.Model(Net().eval(), torch.randn(2, 3, 4, 4))
+
+
+def row_of(model: zoo.Model, monkeypatch: pytest.MonkeyPatch) -> coverage.Row:
+    monkeypatch.setattr(zoo, "build", lambda entry: model)
+    rows: list[coverage.Row] = []
+    coverage.examine("any", None, rows.append)
+    return rows[-1]
+
+
+def test_a_row_tells_where_every_convolution_is(model: zoo.Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    row = row_of(model, monkeypatch)
+    assert row["convs"] == {"free": 2, "frozen": 2, "uncalled": 1, "lost": 0}
+    assert sum("i0" in reason for reason in row["frozen"]) == 1
+    assert {check: row[check] for check in coverage.CHECKS} == dict.fromkeys(coverage.CHECKS, "ok")
+    assert coverage.passed(row)
+
+
+def test_a_convolution_that_is_not_in_the_plan_is_lost(model: zoo.Model) -> None:
+    plan = conet_fx.analyze(model.module, model.inputs)
+    del plan.facts.layers["depthwise"]
+    called = coverage.called_convs(model)
+    assert called == {"free", "depthwise", "frozen", "last"}
+    assert coverage.state(plan, "depthwise", "depthwise" in called) == ("lost", "")
+    assert coverage.state(plan, "uncalled", "uncalled" in called) == ("uncalled", "")
+
+
+def test_a_check_that_fails_is_told(model: zoo.Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: Any, **__: Any) -> None:
+        raise AssertionError("other channels")
+
+    monkeypatch.setattr(battery, "check_shrinking_masks", broken)
+    row = row_of(model, monkeypatch)
+    assert "other channels" in row["masks"]
+    assert not coverage.passed(row)
+    assert any("other channels" in line for line in coverage.summary_of([{"network": "a/b", **row}]))
+
+
+def test_a_crash_and_a_hang_are_told() -> None:
+    row, ended = run_in_process(["benchmarks.no_such_module"], timeout=60)
+    assert row == {}
+    assert "No module named" in ended
+    assert run_in_process(["timeit", "-n", "1000000000000", "pass"], timeout=1) == ({}, "stopped after 1 s")
+
+
+def test_all_of_torchvision_is_in_the_zoo() -> None:
+    names = zoo.entries("torchvision")
+    assert len(names) == len(set(names))
+    assert {name.removeprefix("torchvision/").removesuffix(":train") for name in names} == set(
+        torchvision.models.list_models()
+    )
+
+
+def test_the_models_of_timm_exist() -> None:
+    timm = pytest.importorskip("timm", reason="timm is not installed")
+    assert {name.removeprefix("timm/") for name in zoo.entries("timm")} <= set(timm.list_models())
+
+
+def test_exponent() -> None:
+    assert analysis.exponent({10: 2.0, 100: 20.0, 1000: 200.0}) == pytest.approx(1)
+    assert analysis.exponent({10: 1.0, 100: 100.0}) == pytest.approx(2)
