@@ -302,6 +302,8 @@ class Permute(Rule):
 
     def depth(self, call: Call) -> Value:
         dims = call.dims()
+        if str(call.node.target).endswith("_") and len(call.node.all_input_nodes[0].users) > 1:
+            raise NoRule("in place, where the value is used again")
         probe = torch.empty(tuple(range(2, len(dims) + 2)), device="meta")
         moved = _again(call, probe)
         return Tensor(tuple(dims[n - 2] for n in moved.shape))
@@ -334,8 +336,8 @@ class Reshape(Rule):
 
     Within a run one dim may hold channels. Outer fixed dims tile it, inner ones repeat each channel, and a dim that
     is taken apart again loses them. Which of several new dims grows is read off the integers in the graph (computed
-    from a size, or -1, unless what is after it crosses the blocks of a grouped convolution); where all are literals the
-    largest one grows, the innermost among equals.
+    from a size, or -1); where all are literals the largest one grows, the innermost among equals. A dim that also takes
+    in samples (``b * heads``) does not grow, nor does one whose growth would break the blocks of a grouped convolution.
     """
 
     argument: ClassVar[str] = "shape"
@@ -357,7 +359,8 @@ class Reshape(Rule):
             axis = movable[0]
             wide = [o for o in outputs if shape[o] != 1]
             inner_in = product([before[i] for i in inputs if i > axis])
-            target = wide[0] if len(wide) == 1 else self._growing(call, outputs, shape, dims[axis], inner_in)
+            joined = axis != inputs[0]  # the first new dim takes in what is before the channels, such as the samples
+            target = wide[0] if len(wide) == 1 else self._growing(call, outputs, shape, dims[axis], inner_in, joined)
             if target is None:
                 call.freeze(dims[axis], because="spreads the channels over several dims")
                 continue
@@ -382,14 +385,17 @@ class Reshape(Rule):
     def _first(self, call: Call) -> int:
         return 0
 
-    def _growing(self, call: Call, outputs: list[int], shape: tuple[int, ...], dim: Dim, inner_in: int) -> int | None:
+    def _growing(
+        self, call: Call, outputs: list[int], shape: tuple[int, ...], dim: Dim, inner_in: int, joined: bool
+    ) -> int | None:
         given = self._given(call)
         symbolic = [o for o in outputs if isinstance(value := given.get(o), Int) and not is_fixed(value.dim)]
         if symbolic:
             return symbolic[0] if len(symbolic) == 1 else None
         after = {o: product(shape[o + 1 : outputs[-1] + 1]) for o in outputs}
         block = call.depths.block(dim) * inner_in
-        inside = [o for o in outputs if block % after[o] == 0] or outputs
+        own = outputs[1:] if joined else outputs
+        inside = [o for o in own if block % after[o] == 0] or outputs
         inferred = [o for o in inside if given.get(o) == _INFERRED]
         if inferred:
             return inferred[0]

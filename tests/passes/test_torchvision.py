@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 import torchvision.models as zoo
+import torchvision.models.swin_transformer as swin
 from torch import nn
 
 import conet_fx
@@ -47,6 +48,26 @@ GOLDEN: dict[str, int] = {
 }
 
 
+# with resize_linear=True
+GOLDEN_LINEAR: dict[str, int] = {
+    # the residual stream, which patches, class token, positions and attention share, and the MLP of 12 blocks
+    "vit_b_16": 1 + 12,
+    # 4 stages, each with one stream (the width of its attention too), and the MLP of 2 + 2 + 6 + 2 = 12 blocks
+    "swin_t": 4 + 12,
+    # the same, and the inner width of the MLP that computes the positions of each of the 12 blocks
+    "swin_v2_t": 4 + 12 + 12,
+}
+
+
+@pytest.fixture
+def _wrapped_functions_are_traced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torchvision asks fx not to look into the functions of its Swin; here it does."""
+    wrapped = torch.fx._symbolic_trace._wrapped_fns_to_patch
+    monkeypatch.setattr(torch.fx._symbolic_trace, "_wrapped_fns_to_patch", {
+        key: value for key, value in wrapped.items() if not key[1].endswith(("attention", "_pad", "_bias"))
+    })  # fmt: skip
+
+
 def build(name: str) -> nn.Module:
     torch.manual_seed(0)
     options: dict[str, Any] = {"init_weights": False} if name == "googlenet" else {}
@@ -61,6 +82,57 @@ def test_number_of_groups(name: str) -> None:
     assert not plan.facts.unknown
     # what is frozen: the output, and hidden linear layers (vgg16_bn)
     assert len(plan.groups) - len(plan.free) == (3 if name == "vgg16_bn" else 1), plan.explain()
+
+
+@pytest.mark.usefixtures("_wrapped_functions_are_traced")
+@pytest.mark.parametrize("name", GOLDEN_LINEAR)
+def test_number_of_groups_with_linear_layers(name: str) -> None:
+    size = 224 if name.startswith("vit") else 64
+    plan = conet_fx.analyze(build(name), torch.randn(1, 3, size, size), resize_linear=True)
+    assert len(plan.free) == GOLDEN_LINEAR[name], plan.explain()
+    assert not plan.facts.unknown
+    heads = 12 if name == "swin_v2_t" else 0  # the positions of Swin V2 are one number for each head
+    assert len(plan.groups) - len(plan.free) == 1 + heads, plan.explain()
+
+
+def test_battery_vision_transformer() -> None:
+    torch.manual_seed(0)
+    model = zoo.VisionTransformer(32, 8, num_layers=2, num_heads=4, hidden_dim=16, mlp_dim=32, num_classes=5).eval()
+    check_everything(model, torch.randn(2, 3, 32, 32), seeds=[0], resize_linear=True)
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_vision_transformer_runs_fused_and_taken_apart(training: bool) -> None:
+    """The fast path of torch gives what the formula gives, at other sizes too."""
+    torch.manual_seed(0)
+    model = zoo.VisionTransformer(32, 8, num_layers=2, num_heads=4, hidden_dim=16, mlp_dim=32, num_classes=5)
+    x = torch.randn(2, 3, 32, 32)
+    plan = conet_fx.analyze(model.train(training), x, resize_linear=True)
+    resized = plan.resize({"conv_proj": 24, plan.free[1].name: 20}, init_fn=_random)
+    with torch.no_grad():
+        fused = resized.eval()(x)
+    torch.testing.assert_close(resized(x), fused)  # with gradients there is no fast path
+    assert float(fused.std()) > 0
+    resized.train()(x).sum().backward()
+    assert all(p.grad is not None for p in resized.parameters())
+
+
+def _random(module: nn.Module) -> None:
+    for parameter in module.parameters(recurse=False):
+        nn.init.normal_(parameter, std=0.2)
+
+
+@pytest.mark.usefixtures("_wrapped_functions_are_traced")
+@pytest.mark.parametrize("version", [1, 2])
+def test_battery_swin(version: int) -> None:
+    torch.manual_seed(0)
+    blocks = [swin.SwinTransformerBlock, swin.SwinTransformerBlockV2][version - 1]
+    merging = [swin.PatchMerging, swin.PatchMergingV2][version - 1]
+    model = zoo.SwinTransformer(
+        [2, 2], 8, depths=[2, 2], num_heads=[2, 4], window_size=[3, 3], stochastic_depth_prob=0.0, num_classes=5,
+        block=blocks, downsample_layer=merging,
+    ).eval()  # fmt: skip
+    check_everything(model, torch.randn(2, 3, 16, 16), seeds=[0], alone=False, resize_linear=True)
 
 
 @pytest.mark.parametrize(

@@ -315,3 +315,19 @@ def multi_scale_linear_attention() -> nn.Module:
 
     parts = {"near": conv(24, 24, 5, groups=24), "mix": conv(24, 24, groups=6)}
     return net(forward, a=conv(3, 8), qkv=conv(8, 24), **parts, proj=conv(16, 8), out=conv(8, 5))
+
+
+@case({"a": (8, 1), "qkv": (24, 6)}, mixed=["qkv"])
+def heads_among_the_samples() -> nn.Module:
+    """``-1`` is samples times heads, so it is the width of a head that grows."""
+
+    def forward(self: Any, x: Tensor) -> Tensor:
+        x = self.a(x)
+        b, _, h, w = x.shape
+        q, k, v = self.qkv(x).chunk(3, dim=1)
+        q = q.reshape(-1, 4, h * w).transpose(1, 2)
+        k, v = k.reshape(b * 2, 4, h * w), v.reshape(b * 2, 4, h * w)
+        y = torch.bmm(v, torch.bmm(q, k).softmax(-1).transpose(1, 2))
+        return self.out(x + self.proj(y.reshape(b, -1, h, w)))
+
+    return net(forward, a=conv(3, 8), qkv=conv(8, 24), proj=conv(8, 8), out=conv(8, 5))
