@@ -84,6 +84,8 @@ def _notes(plan: ChannelPlan) -> list[str]:
         notes.append(f"The model cannot be traced as a whole ({pieces.reason}).")
         notes.append(f"It was traced in pieces: {', '.join(pieces.paths)}.")
         notes += (f"Not traced: {path} ({why})." for path, why in pieces.opaque.items())
+    if plan.trace.dropped:
+        notes.append(f"No graph holds this, and resized modules do without: {', '.join(plan.trace.dropped)}")
     mixed = [(group.name, operator) for group in plan.free for operator in group.mixed_by]
     if mixed:
         notes.append("Operators that mix channels, so that inherited weights keep the function only nearly:")

@@ -18,11 +18,14 @@ from conet_fx.passes.record import Recorder
 
 @dataclasses.dataclass(frozen=True)
 class Recorded:
-    """A graph, the plain tensors in it by path, and whether train and eval mode take different paths."""
+    """A graph, the plain tensors in it by path, whether train and eval mode take different paths, and what of the model
+    no graph can hold.
+    """
 
     graph: fx.Graph
     constants: Mapping[str, torch.Tensor]
     mode_dependent: bool
+    dropped: tuple[str, ...]
 
 
 def recorded(model: nn.Module, call: Arguments, is_leaf: Callable[[Any], bool]) -> Recorded:
@@ -39,7 +42,7 @@ def recorded(model: nn.Module, call: Arguments, is_leaf: Callable[[Any], bool]) 
             joined = False
         else:
             joined = join_modes(graph, twin, model.training)
-    return Recorded(graph, recorder.constants, not joined)
+    return Recorded(graph, recorder.constants, not joined, tuple(dict.fromkeys(recorder.dropped)))
 
 
 def _best(

@@ -97,7 +97,8 @@ class _AttributeProxy(Proxy, Attribute):
 
 class Recorder(fx.Tracer):
     """Records one graph of ``model``. ``reads_mode`` tells, afterwards, whether the code asked for ``self.training``;
-    ``constants`` are tensors in the graph that are neither parameters nor buffers, by path.
+    ``constants`` are tensors in the graph that are neither parameters nor buffers, by path; ``dropped`` tells what a
+    graph cannot hold.
 
     ``is_leaf`` says of a function or a class of modules that it is to be recorded as one call.
     """
@@ -125,6 +126,7 @@ class Recorder(fx.Tracer):
         self.reads_mode = False
         self.opaque: list[str] = []
         self.wrapped: list[str] = []
+        self.dropped: list[str] = []
         self.constants: dict[str, torch.Tensor] = {}
         self._parameter_proxies: dict[str, fx.Proxy] = {}
         self._instead: dict[fx.Node, fx.Node] = {}
@@ -143,6 +145,7 @@ class Recorder(fx.Tracer):
                 self._wrapped_functions(),
                 _no_autograd_functions(),
                 custom.recording(),
+                self._noting_autocast(),
             ):
                 graph = self.trace(root)
         except TraceError:
@@ -287,8 +290,9 @@ class Recorder(fx.Tracer):
             return self.shapes.of(node, self.root, self._operand)
         except Exception as error:
             shapes = [tuple(t.shape) for t in tensors([n.meta.get("val") for n in node.all_input_nodes])]
+            hint = ": pass an example of two samples" if "more than 1 value per channel" in str(error) else ""
             raise TraceError(
-                f"{source(node)} failed on inputs of shape {shapes}: {type(error).__name__}: {error}"
+                f"{source(node)} failed on inputs of shape {shapes}: {type(error).__name__}: {error}{hint}"
             ) from error
         finally:
             self.running = False
@@ -342,6 +346,22 @@ class Recorder(fx.Tracer):
                 # what is not in __dict__ is asked of __getattr__, which fx lets us see
                 module._buffers["training"] = module.__dict__.pop("training") != self.flip_mode
         return root
+
+    @contextlib.contextmanager
+    def _noting_autocast(self) -> Iterator[None]:
+        """Note where the model switches autocast, which no graph holds."""
+        original = torch.autocast.__enter__
+
+        def enter(context: torch.autocast) -> Any:
+            if not self.running and (where := _user_line()[0]):
+                self.dropped.append(f"autocast at {where}")
+            return original(context)  # type: ignore[no-untyped-call]
+
+        torch.autocast.__enter__ = enter  # type: ignore[method-assign]
+        try:
+            yield
+        finally:
+            torch.autocast.__enter__ = original  # type: ignore[method-assign]
 
     @contextlib.contextmanager
     def _wrapped_functions(self) -> Iterator[None]:

@@ -32,13 +32,15 @@ class Trace:
     different paths; the graph is then the one of the mode that the model was in.
 
     A model that cannot be traced as a whole has ``pieces``; ``graph_module`` then holds their graphs side by side,
-    with their own inputs and outputs, and is no stand-in for the model.
+    with their own inputs and outputs, and is no stand-in for the model. ``dropped`` tells what of the model no graph
+    can hold (autocast inside forward).
     """
 
     graph_module: fx.GraphModule
     inputs: tuple[str, ...]
     mode_dependent: bool
     pieces: islands.Pieces | None = None
+    dropped: tuple[str, ...] = ()
 
 
 def trace(
@@ -70,9 +72,9 @@ def trace(
                 raise
             graph_module = _with_parts(model, pieces.graph, pieces.constants)
             inputs = tuple(str(node.target) for node in pieces.graph.nodes if node.op == "placeholder")
-            return Trace(graph_module, inputs, pieces.mode_dependent, pieces)
+            return Trace(graph_module, inputs, pieces.mode_dependent, pieces, pieces.dropped)
     graph_module = _with_parts(model, found.graph, found.constants)
-    return Trace(graph_module, call.inputs, found.mode_dependent)
+    return Trace(graph_module, call.inputs, found.mode_dependent, dropped=found.dropped)
 
 
 def _with_parts(model: nn.Module, graph: fx.Graph, constants: Mapping[str, Any]) -> fx.GraphModule:

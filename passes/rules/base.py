@@ -105,8 +105,8 @@ class Opaque(Rule):
         owns = call.node.op == "call_module" and next(call.module.parameters(), None) is not None
         if (moving or owns) and call.options.strict:
             raise ConstraintError(
-                f"{call.why} {reason}, so the channels that it touches cannot be followed. Add an entry for it to "
-                "conet_fx.passes.ops, or pass strict=False to keep these channels as they are"
+                f"{call.why} {reason}, so the channels that it touches cannot be followed. Say how it carries "
+                "them with conet_fx.register_op or register_module, or pass strict=False to keep them as they are"
             )
         if moving or owns:
             call.facts.unknown.append(f"{call.why} {reason}")

@@ -209,6 +209,29 @@ def test_the_caller_may_have_switched_gradients_off() -> None:
     assert gradients(resized, IMAGE, True) == {"a.weight", "a.bias", "out.weight", "out.bias"}
 
 
+def test_autocast_in_forward_is_not_kept_and_the_plan_says_so() -> None:
+    def forward(self: Any, x: Tensor) -> Tensor:
+        y = self.a(x)
+        with torch.autocast("cpu", enabled=False):
+            y = y.float().relu()
+        return self.out(y)
+
+    plan = conet_fx.analyze(net(forward, a=conv(3, 5), out=conv(5, 2)), IMAGE)
+    assert [group.name for group in plan.free] == ["a"]
+    assert "do without: autocast at " in plan.explain()
+
+
+def test_one_sample_where_torch_wants_two() -> None:
+    model = net(
+        lambda self, x: self.out(self.norm(self.a(x).mean((2, 3), keepdim=True))),
+        a=conv(3, 5),
+        norm=nn.BatchNorm2d(5),
+        out=conv(5, 2),
+    )
+    with pytest.raises(TraceError, match="pass an example of two samples"):
+        conet_fx.analyze(model.train(), IMAGE[:1])
+
+
 # --- values ----------------------------------------------------------------------------------------------------------
 
 
