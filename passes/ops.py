@@ -390,11 +390,13 @@ register(
     rules.AddedMatMul(),
     "input first second",
     functions=[torch.baddbmm, torch.addmm, torch.addmv],
-    methods="baddbmm addmm addmv",
+    methods="baddbmm baddbmm_ addmm addmm_ addmv addmv_",
 )
-register(rules.AddedSum(), "input first second", functions=[torch.addbmm], methods="addbmm")
+register(rules.AddedSum(), "input first second", functions=[torch.addbmm], methods="addbmm addbmm_")
 register(rules.Einsum(), "equation *operands", functions=[torch.einsum])
 register(rules.TensorDot(), "input other dims=2", functions=[torch.tensordot])
+register(rules.TensorDot(), "input other dims=((-1,),(-1,))", functions=[torch.inner], methods="inner")
+register(rules.Outer(), "input other", functions=[torch.outer, torch.ger], methods="outer ger")
 register(
     rules.ScaledDotProduct(),
     "query key value attn_mask dropout_p=0.0 is_causal=False scale enable_gqa=False",

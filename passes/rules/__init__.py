@@ -84,6 +84,7 @@ from conet_fx.passes.rules.products import (
     AddedSum,
     Einsum,
     MatMul,
+    Outer,
     ScaledDotProduct,
     TensorDot,
 )
@@ -142,6 +143,7 @@ __all__ = [
     "Numel",
     "OneHot",
     "Opaque",
+    "Outer",
     "Output",
     "Pad",
     "Parameter",

@@ -226,6 +226,17 @@ class TensorDot(Product):
         return Spelling(((a, tuple(first)), (b, tuple(second))), result)
 
 
+class Outer(Product):
+    """torch.outer: every entry of a vector with every entry of another."""
+
+    def spelling(self, call: Call | MarkCall) -> Spelling:
+        a, b = call.raw("input"), call.raw("other")
+        return Spelling(((a, ("row",)), (b, ("column",))), ("row", "column"))
+
+    def cost(self, call: Call, spelling: Spelling, lengths: dict[Hashable, Dim]) -> None:
+        """Nothing: it multiplies element by element."""
+
+
 class ScaledDotProduct(Product):
     """F.scaled_dot_product_attention: softmax(query key^T / sqrt(width)) value, with a mask added to the scores."""
 

@@ -59,15 +59,6 @@ GOLDEN_LINEAR: dict[str, int] = {
 }
 
 
-@pytest.fixture
-def _wrapped_functions_are_traced(monkeypatch: pytest.MonkeyPatch) -> None:
-    """torchvision asks fx not to look into the functions of its Swin; here it does."""
-    wrapped = torch.fx._symbolic_trace._wrapped_fns_to_patch
-    monkeypatch.setattr(torch.fx._symbolic_trace, "_wrapped_fns_to_patch", {
-        key: value for key, value in wrapped.items() if not key[1].endswith(("attention", "_pad", "_bias"))
-    })  # fmt: skip
-
-
 def build(name: str) -> nn.Module:
     torch.manual_seed(0)
     options: dict[str, Any] = {"init_weights": False} if name == "googlenet" else {}
@@ -84,7 +75,6 @@ def test_number_of_groups(name: str) -> None:
     assert len(plan.groups) - len(plan.free) == (3 if name == "vgg16_bn" else 1), plan.explain()
 
 
-@pytest.mark.usefixtures("_wrapped_functions_are_traced")
 @pytest.mark.parametrize("name", GOLDEN_LINEAR)
 def test_number_of_groups_with_linear_layers(name: str) -> None:
     size = 224 if name.startswith("vit") else 64
@@ -122,7 +112,6 @@ def _random(module: nn.Module) -> None:
         nn.init.normal_(parameter, std=0.2)
 
 
-@pytest.mark.usefixtures("_wrapped_functions_are_traced")
 @pytest.mark.parametrize("version", [1, 2])
 def test_battery_swin(version: int) -> None:
     torch.manual_seed(0)

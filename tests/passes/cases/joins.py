@@ -253,10 +253,10 @@ def zeros_in_other_spellings() -> nn.Module:
 def cat_with_a_constant() -> nn.Module:
     def forward(self, x: Tensor) -> Tensor:
         y = self.a(x)
-        return self.out(torch.cat([self.code.expand(2, -1, 8, 8), y, x, y], 1))
+        return self.out(torch.cat([self.label.expand(2, -1, 8, 8), y, x, y], 1))
 
     module = net(forward, a=conv(3, 4), out=conv(13, 5))
-    module.register_buffer("code", torch.rand(1, 2, 1, 1))
+    module.register_buffer("label", torch.rand(1, 2, 1, 1))
     return module
 
 

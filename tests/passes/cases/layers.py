@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tests.passes.cases import LINEAR, case, conv, net, parameter
+from tests.passes.cases import LINEAR, OUTPUT, case, conv, net, parameter
 
 
 @case({"a": (12, 1)})
@@ -82,7 +82,7 @@ def depthwise_on_a_cat() -> nn.Module:
     return net(forward, a=conv(3, 6), b=conv(3, 10), d=conv(16, 32, 3, groups=16), out=conv(32, 5))
 
 
-@case({"a": (6, 2), "b": (10, 2), "g": (8, 2)})
+@case({"a": (6, 2), "b": (10, 2), "g": (8, 2)}, loses="channels of b come to stand in the other block of g")
 def grouped_on_a_cat() -> nn.Module:
     """Each part of the concatenation stays even, so that the sum does."""
 
@@ -213,8 +213,10 @@ def linear_head_free() -> nn.Module:
     return linear_head()
 
 
-@case({"a": (12, 1)}, {"l": "convolves along a dim that holds channels"}, shapes=[(2, 3, 6, 6)])
+@case({"a": (12, 1)}, {"l": OUTPUT}, shapes=[(2, 3, 6, 6)])
 def linear_on_the_image() -> nn.Module:
+    """What it writes is a dim of the image, which convolutions of one pixel keep up to the output."""
+
     def forward(self, x: Tensor) -> Tensor:
         return self.out(self.a(self.l(x)))
 

@@ -52,14 +52,6 @@ def unknown_function() -> nn.Module:
     return net(forward, a=conv(3, 12), out=conv(12, 5))
 
 
-@case({}, {"a": "einsum"})
-def einsum() -> nn.Module:
-    def forward(self, x: Tensor) -> Tensor:
-        return self.out(torch.einsum("bchw,bchw->bchw", self.a(x), self.a(x)))
-
-    return net(forward, a=conv(3, 12), out=conv(12, 5))
-
-
 @case({"a": (12, 1)})
 def created_in_forward() -> nn.Module:
     def forward(self, x: Tensor) -> Tensor:

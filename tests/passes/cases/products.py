@@ -130,3 +130,16 @@ def product_with_a_vector() -> nn.Module:
         return self.out(a + context[..., None, None])
 
     return net(forward, a=conv(3, 8), v=parameter(8), out=conv(8, 5))
+
+
+@case({"a": (8, 1)}, mixed=["a"])
+def inner_and_outer_products() -> nn.Module:
+    """torch.inner sums over the last dims of both; torch.outer joins two vectors."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        a, b = self.a(x).permute(0, 2, 3, 1), self.b(x).mean((2, 3))
+        alike = torch.inner(a, b)
+        weights = torch.outer(self.u, b[0])
+        return self.out(self.a(x) + alike.mean(-1).unsqueeze(1)) * torch.inner(weights, b).mean()
+
+    return net(forward, a=conv(3, 8), b=conv(3, 8), u=parameter(4), out=conv(8, 5))
