@@ -27,7 +27,7 @@ from conet_fx.passes.constraints import kinds
 from conet_fx.passes.groups import ChannelGroup, channel_groups, scales
 from conet_fx.passes.info import KEY, ChannelInfo, annotate, record
 from conet_fx.passes.inputs import Inputs
-from conet_fx.passes.nodes import attribute, source
+from conet_fx.passes.nodes import attribute, source, tensors
 from conet_fx.passes.propagation import propagate
 from conet_fx.passes.rewrite import Init, copied, rewrite
 from conet_fx.passes.shapes import Shapes, to_meta, undisturbed
@@ -197,7 +197,7 @@ def _analysis(graph_module: fx.GraphModule, options: Options) -> tuple[Trace, Fa
         if "val" not in node.meta and node.op != "output":
             with undisturbed():
                 node.meta["val"] = shapes.of(node, graph_module, lambda n: n.meta["val"])
-        elif node.op != "output":
+        elif any(not tensor.is_meta for tensor in tensors(node.meta.get("val"))):
             node.meta["val"] = map_aggregate(node.meta["val"], to_meta)
         node.meta.setdefault("source", _last_line(node.stack_trace or ""))
     parts = {n.target: attribute(graph_module, n.target) for n in graph.nodes if n.op in ("call_module", "get_attr")}

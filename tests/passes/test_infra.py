@@ -172,7 +172,7 @@ def test_another_pass_between(graph_module: fx.GraphModule) -> None:
     assert "the graph was changed after its analysis: run PropagatePass once more" in str(caught.value.__cause__)
 
 
-@pytest.mark.parametrize("case", [case for case in CASES if len(case.free) > 1][::4], ids=lambda case: case.name)
+@pytest.mark.parametrize("case", [case for case in CASES if len(case.free) > 1][::2], ids=lambda case: case.name)
 def test_the_catalogue(case: Case) -> None:
     """What torch's own tracer can follow has the same groups under both tracers."""
     torch.manual_seed(0)
@@ -183,12 +183,21 @@ def test_the_catalogue(case: Case) -> None:
     except (fx.proxy.TraceError, TypeError, RuntimeError) as error:
         pytest.skip(f"torch's own tracer cannot follow it: {error}")
     PropagatePass(case.inputs(), **case.options)(traced)
-    assert {g.name: (g.size, g.quantum, g.frozen is None) for g in groups_of(traced)} == {
-        g.name: (g.size, g.quantum, g.frozen is None) for g in plan.groups
-    }
+    found = {g.name: (g.size, g.quantum) for g in groups_of(traced) if g.frozen is None}
+    expected = {g.name: (g.size, g.quantum) for g in plan.free}
+    if layers(traced) == layers(plan.trace.graph_module):
+        assert found == expected
+        assert [g.name for g in groups_of(traced)] == [g.name for g in plan.groups]
+    else:  # torch does not look into parametrized layers, for instance: those stay
+        assert found.items() <= expected.items()
     resized = ResizePass(double)(traced).graph_module
-    assert double(plan.groups).items() <= {g.name: g.size for g in groups_of(resized)}.items()
+    assert double(groups_of(traced)).items() <= {g.name: g.size for g in groups_of(resized)}.items()
     resized(*case.inputs())
+
+
+def layers(graph_module: fx.GraphModule) -> set[str]:
+    """The modules that a graph calls."""
+    return {str(node.target) for node in graph_module.graph.nodes if node.op == "call_module"}
 
 
 # --- refusals --------------------------------------------------------------------------------------------------------
