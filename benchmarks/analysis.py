@@ -16,7 +16,8 @@ network has a process of its own.
   time in which the tensors of the result are allocated and each of its modules draws its weights once
   (``reset_parameters``).
 * linearity: ``ours`` on chains and DenseNet-like networks of about 1,000, 3,000 and 10,000 nodes, and the slope of
-  log seconds over log nodes.
+  log seconds over log nodes; the same with Python's garbage collector off, whose full collections take the longer the
+  more there is alive.
 """
 
 from __future__ import annotations
@@ -128,7 +129,9 @@ def weights_of(module: nn.Module) -> Callable[[], None]:
     return run
 
 
-def medians(repeats: int, runs: Mapping[str, Callable[[], Any]], report: Callable[[Row], None]) -> Row:
+def medians(
+    repeats: int, runs: Mapping[str, Callable[[], Any]], report: Callable[[Row], None] = lambda row: None
+) -> Row:
     """Median CPU seconds of each run after one warm-up, in turns; reported after each turn."""
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     row: Row = {}
@@ -207,8 +210,11 @@ def measure_linearity(kind: str, repeats: int) -> None:
     short, longer = (len(trace(Chain(n, KINDS[kind]).eval(), image).graph_module.graph.nodes) for n in (1, 2))
     models = [Chain(round((nodes - short) / (longer - short)) + 1, KINDS[kind]).eval() for nodes in NODES]
     counts = [len(trace(model, image).graph_module.graph.nodes) for model in models]
-    runs = {str(count): lambda model=model: ours(model, image) for count, model in zip(counts, models, strict=True)}
-    medians(repeats, runs, lambda row: show_row({**row, "exponent": exponent({int(k): v for k, v in row.items()})}))
+    seconds = medians(repeats, {str(i): lambda model=model: ours(model, image) for i, model in enumerate(models)})
+    gc.disable()
+    quiet = medians(repeats, {str(i): lambda model=model: ours(model, image) for i, model in enumerate(models)})
+    exponents = [exponent(dict(zip(counts, taken.values(), strict=True))) for taken in (seconds, quiet)]
+    show_row({"nodes": counts, **seconds, "exponent": exponents[0], "collector off": exponents[1]})
 
 
 def exponent(seconds: Mapping[int, float]) -> float:
@@ -256,19 +262,16 @@ def network_table(rows: Mapping[str, Row]) -> Table:
 def rest_table(rows: Mapping[str, Row], wanted: str, title: str) -> Table:
     """Every figure of the rows of one part."""
     found = {key.partition(" ")[2]: row for key, row in rows.items() if key.startswith(f"{wanted} ")}
+    columns = list(
+        dict.fromkeys(column for row in found.values() for column in row if column not in ("ended", "nodes"))
+    )
     table = Table(title=title)
     table.add_column("network")
-    columns = list(dict.fromkeys(c for row in found.values() for c in row if c != "ended"))
-    if wanted == "linearity":
-        columns = [*(str(position) for position in range(len(NODES))), "exponent"]
     for column in columns:
         table.add_column(f"~{NODES[int(column)]:,} nodes" if column.isdigit() else column, justify="right")
     for name, row in found.items():
-        values = [v for k, v in row.items() if k != "ended"] if wanted == "linearity" else [row.get(c) for c in columns]
-        cells = [
-            f"{value:,}" if isinstance(value, int) else "-" if value is None else f"{value:.3f}" for value in values
-        ]
-        table.add_row(name, *(cells or [row["ended"]]))
+        cells = [f"{v:,}" if isinstance(v := row.get(c, "-"), int) else v if v == "-" else f"{v:.3f}" for c in columns]
+        table.add_row(name, *(cells if len(row) > 1 else [row["ended"]]), style=None if len(row) > 1 else "red")
     return table
 
 

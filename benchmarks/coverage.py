@@ -109,11 +109,11 @@ def analysed(model: zoo.Model, called: Collection[str], linear: bool, row: Row) 
     pieces = getattr(plan.trace, "pieces", None)
     row["pieces"] = list(pieces.paths) if pieces else []
     row["free"] = len(plan.free)
-    row["frozen"] = dict(collections.Counter(shortened(g.frozen) for g in plan.groups if g.frozen is not None))
-    row["unknown"] = dict(collections.Counter(shortened(text) for text in plan.facts.unknown))
+    row["frozen"] = dict(collections.Counter(kind_of(g.frozen) for g in plan.groups if g.frozen is not None))
+    row["unknown"] = dict(collections.Counter(map(kind_of, plan.facts.unknown)))
     states = {path: state(plan, path, path in called) for path in convs(model.module)}
     row["convs"] = {name: sum(state == name for state, _ in states.values()) for name in STATES}
-    row["convs frozen"] = dict(collections.Counter(shortened(why) for name, why in states.values() if name == "frozen"))
+    row["convs frozen"] = dict(collections.Counter(kind_of(why) for name, why in states.values() if name == "frozen"))
     row["convs lost"] = [path for path, (name, _) in states.items() if name == "lost"]
     return plan
 
@@ -214,9 +214,14 @@ def one_line(error: BaseException) -> str:
     return shortened(f"{type(error).__name__}: {text}")[:600]
 
 
-def shortened(text: str | None) -> str:
+def shortened(text: str) -> str:
     """Paths of files without what stands before the package."""
-    return re.sub(r"[^ (]*/(site-packages|dist-packages)/", "", text or "")
+    return re.sub(r"[^ (]*/(site-packages|dist-packages)/", "", text)
+
+
+def kind_of(reason: str) -> str:
+    """A reason without the module that it was found in: the blocks of a network have one in common."""
+    return re.sub(r" \(in [^)]*\)", "", shortened(reason))
 
 
 # --- all networks -------------------------------------------------------------------------------------------

@@ -27,6 +27,13 @@ TRAIN_MODE = {"googlenet": 64, "inception_v3": 299}
 RAFT_UPDATES = 2
 # torchvision's detectors resize their inputs
 DETECTION_SIZE = 128
+# few proposals, each of which costs a pass through the heads
+FEW_PROPOSALS = {
+    "rpn_post_nms_top_n_train": 16,
+    "rpn_post_nms_top_n_test": 16,
+    "box_batch_size_per_image": 16,
+    "box_detections_per_img": 8,
+}
 
 # timm: one architecture a family, its smallest member
 TIMM = """
@@ -155,6 +162,8 @@ def _mvit_of(size: tuple[int, ...], frames: int) -> Iterator[None]:
 
 def _detector(make: Callable[..., nn.Module], name: str, train: bool) -> Model:
     options: dict[str, Any] = {} if name.startswith("ssd") else {"min_size": DETECTION_SIZE, "max_size": DETECTION_SIZE}
+    if "rcnn" in name:
+        options |= FEW_PROPOSALS
     model = make(weights=None, weights_backbone=None, num_classes=CLASSES, **options)
     size = DETECTION_SIZE
     images = [torch.rand(3, size, size) for _ in range(BATCH if train else 1)]

@@ -55,8 +55,7 @@ class ShapePass(PassBase):
         given = graph_module.graph.process_inputs(*_positional(graph_module, self._inputs))
         placeholders = graph_module.graph.find_nodes(op="placeholder")
         values = dict(zip(placeholders, _by_placeholder(placeholders, given), strict=True))
-        device = next((t.device for t in (*graph_module.parameters(), *graph_module.buffers())), torch.device("cpu"))
-        shapes = Shapes(device)
+        shapes = Shapes(_device(graph_module))
         with undisturbed():
             for node in graph_module.graph.nodes:
                 if node.op == "placeholder":
@@ -102,8 +101,8 @@ class PropagatePass(PassBase):
     Sets ``meta["conet_fx"]`` of each node, and of the module: ``groups``, a tuple of
     :class:`~conet_fx.passes.groups.ChannelGroup`, and ``options``. The graph itself stays as it is.
 
-    ``example_inputs`` may be left out where each node has its ``meta["val"]`` (:class:`ShapePass`, or FakeTensorProp of
-    torch.fx). ``tie_concat``, ``strict``, ``resize_linear``: as in ``conet_fx.analyze``.
+    ``example_inputs`` may be left out where the inputs have their ``meta["val"]``, from :class:`ShapePass` or
+    FakeTensorProp of torch.fx. ``tie_concat``, ``strict``, ``resize_linear``: as in ``conet_fx.analyze``.
     """
 
     def __init__(
@@ -188,15 +187,27 @@ def groups_of(graph_module: fx.GraphModule) -> tuple[ChannelGroup, ...]:
 
 
 def _analysis(graph_module: fx.GraphModule, options: Options) -> tuple[Trace, Facts]:
-    """The facts about a copy of the graph, whose meta data are put in our own form; names of nodes are the same."""
+    """The facts about a copy of the graph, whose meta data are put in our own form; names of nodes are the same.
+
+    Nodes without a value (that another pass made, numbers under the FakeTensorProp of old) are run to get one.
+    """
     graph = copied(graph_module.graph)
+    shapes = Shapes(_device(graph_module))
     for node in graph.nodes:
-        node.meta["val"] = map_aggregate(node.meta.get("val"), to_meta)
+        if "val" not in node.meta and node.op != "output":
+            with undisturbed():
+                node.meta["val"] = shapes.of(node, graph_module, lambda n: n.meta["val"])
+        elif node.op != "output":
+            node.meta["val"] = map_aggregate(node.meta["val"], to_meta)
         node.meta.setdefault("source", _last_line(node.stack_trace or ""))
     parts = {n.target: attribute(graph_module, n.target) for n in graph.nodes if n.op in ("call_module", "get_attr")}
     inputs = tuple(str(node.target) for node in graph.nodes if node.op == "placeholder")
     traced = Trace(graph_module_of(parts, graph, like=graph_module), inputs, mode_dependent=False)
     return traced, propagate(traced, options)
+
+
+def _device(module: nn.Module) -> torch.device:
+    return next((t.device for t in (*module.parameters(), *module.buffers())), torch.device("cpu"))
 
 
 def _last_line(stack: str) -> str:
@@ -253,10 +264,9 @@ def _check_ready(graph_module: fx.GraphModule, shape: ShapePass | None) -> None:
 
 def _check_shapes(graph_module: fx.GraphModule) -> None:
     for node in graph_module.graph.nodes:
-        if "val" not in node.meta and node.op != "output":
+        if "val" not in node.meta and node.op == "placeholder":
             raise ConstraintError(
-                f"node {node.name} ({node.format_node()}) has no meta['val']: give the pass example_inputs, or run "
-                "ShapePass before it"
+                f"input {node.name} has no meta['val']: give the pass example_inputs, or run ShapePass before it"
             )
 
 

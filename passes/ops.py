@@ -194,7 +194,7 @@ register(
 _ELEMENTWISE = (
     "abs absolute acos acosh angle arccos arccosh arcsin arcsinh arctan arctanh asin asinh atan atanh bitwise_not ceil "
     "conj conj_physical cos cosh deg2rad digamma erf erfc erfinv exp exp2 expm1 fix floor frac i0 isfinite isinf isnan "
-    "isneginf isposinf isreal lgamma log log10 log1p log2 logical_not logit mvlgamma nan_to_num neg negative polygamma "
+    "isneginf isposinf isreal lgamma log log10 log1p log2 logical_not logit mvlgamma nan_to_num neg negative "
     "positive rad2deg reciprocal relu resolve_conj resolve_neg round rsqrt sgn sigmoid sign signbit sin sinc sinh sqrt "
     "square tan tanh trunc clone detach dropout alpha_dropout feature_dropout bernoulli real imag"
 )
@@ -210,7 +210,8 @@ register(
         torch.randn_like, torch.empty_like, torch.full_like, torch.randint_like,
         operator.neg, operator.pos, operator.invert, operator.abs,
     ],
-    methods=_methods(_ELEMENTWISE) + " contiguous float double half bfloat16 int long short byte char bool cfloat "
+    methods=_methods(_ELEMENTWISE) + " polygamma polygamma_ contiguous float double half bfloat16 int long short byte "
+    "char bool cfloat "
     "cdouble chalf cpu cuda xpu type to requires_grad_ fill_ zero_ type_as hardshrink random_ normal_ uniform_ "
     "exponential_ geometric_ cauchy_ log_normal_ pin_memory",
     modules=[
@@ -221,6 +222,7 @@ register(
     ],
 )  # fmt: skip
 register(rules.Elementwise(), "input boundaries", functions=[torch.bucketize])
+register(rules.Elementwise(), "n input", functions=[torch.polygamma])
 register(rules.AsReal(), functions=[torch.view_as_real])
 register(rules.AsComplex(), functions=[torch.view_as_complex])
 register(
@@ -362,7 +364,7 @@ register(
     functions=_functions(_REDUCING),
     methods=_methods(_REDUCING),
 )
-register(rules.Reduce(), "input dim=None", functions=[torch.count_nonzero], methods="count_nonzero")
+register(rules.Reduce(), "input dim=None keepdim=False", functions=[torch.count_nonzero], methods="count_nonzero")
 register(rules.Reduce(), "input dim=-1 keepdim=False", functions=[torch.mode], methods="mode")
 register(
     rules.Reduce(),
@@ -415,9 +417,9 @@ register(
     methods="chunk unsafe_chunk",
 )
 register(rules.TensorSplit(), "input sections dim=0", functions=[torch.tensor_split], methods="tensor_split")
-register(rules.TensorSplit(0), "input *sections", functions=[torch.vsplit], methods="vsplit")
-register(rules.TensorSplit(1), "input *sections", functions=[torch.hsplit], methods="hsplit")
-register(rules.TensorSplit(2), "input *sections", functions=[torch.dsplit], methods="dsplit")
+register(rules.TensorSplit(0), "input sections", functions=[torch.vsplit], methods="vsplit")
+register(rules.TensorSplit(1), "input sections", functions=[torch.hsplit], methods="hsplit")
+register(rules.TensorSplit(2), "input sections", functions=[torch.dsplit], methods="dsplit")
 register(
     rules.Split(),
     "input sizes dim=0",
@@ -484,7 +486,8 @@ register(rules.Create(), "input sizes", methods="new_full")
 register(rules.Create(), "sizes", functions=[torch.full])
 register(rules.Constant(), "data", functions=[torch.tensor])
 register(rules.Constant(), "input data", methods="new_tensor")
-register(rules.Range(), functions=[torch.arange, torch.linspace])
+register(rules.Range(), "start end=None step=1", functions=[torch.arange])
+register(rules.Range(), "start end steps", functions=[torch.linspace])
 register(rules.OneHot(), "input classes=-1", functions=[F.one_hot])
 register(rules.Pad(), "input pad mode='constant'", functions=[F.pad])
 register(rules.Roll(), "input shifts dims=None", functions=[torch.roll], methods="roll")

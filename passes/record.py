@@ -194,7 +194,7 @@ class Recorder(fx.Tracer):
             return forward(*args, **kwargs)
         path = self.path_of_module(m)
         depth = len(self.module_stack)
-        before = next(reversed(self.graph.nodes))
+        before = next(iter(reversed(self.graph.nodes)))
         try:
             return super().call_module(m, forward, args, kwargs)
         except Exception as error:
@@ -313,7 +313,7 @@ class Recorder(fx.Tracer):
 
     def _forget_nodes_after(self, last: fx.Node) -> None:
         """Take back what a module recorded before it failed."""
-        while (node := next(reversed(self.graph.nodes))) is not last:
+        while (node := next(iter(reversed(self.graph.nodes)))) is not last:
             self.graph.erase_node(node)
             for known in (self._instead, self._detached):
                 for key in [k for k, v in known.items() if node in (k, v)]:

@@ -6,12 +6,18 @@ names. Its own tracer would read ``self.training`` and buffers as constants of t
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
 from typing import Any
 
 from torch import fx, nn
 
 from conet_fx.passes import custom
+
+
+class _Proxy(fx.Proxy):
+    def __setitem__(self, index: Any, value: Any) -> None:
+        self.tracer.create_proxy("call_function", operator.setitem, (self, index, value), {})
 
 
 class Reload(fx.Tracer):
@@ -29,6 +35,10 @@ class Reload(fx.Tracer):
                 return super().trace(root, concrete_args)
         finally:
             root.__dict__["training"] = root._buffers.pop("training")
+
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        """A proxy that records assignments to items, as the generated code makes them."""
+        return _Proxy(node, self)
 
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
         """Attributes that the generated code reads: the flag is recorded, the rest is as in torch.fx."""

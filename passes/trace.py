@@ -91,6 +91,9 @@ def _with_parts(model: nn.Module, graph: fx.Graph, constants: Mapping[str, Any])
 def graph_module_of(parts: Mapping[str, Any], graph: fx.Graph, like: nn.Module) -> fx.GraphModule:
     """A GraphModule of ``graph`` with ``parts`` at their paths; modes and buffer persistence as in ``like``."""
     graph._tracer_cls = Reload
+    for node in graph.nodes:
+        if isinstance(node.type, str):
+            node.type = None  # a postponed annotation, whose name means nothing here (torch 2.9 cannot pickle it)
     graph_module = fx.GraphModule(dict(parts), graph, class_name=type(like).__name__)
     modules = dict(like.named_modules())
     for path, module in graph_module.named_modules():

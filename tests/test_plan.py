@@ -151,8 +151,12 @@ def test_strict_is_content_with_what_it_knows() -> None:
 
 
 def test_strict_refuses_a_layer_that_nobody_knows() -> None:
-    with pytest.raises(ConstraintError, match=r"0 is not in the table"):
-        conet_fx.analyze(nn.Sequential(nn.utils.parametrizations.weight_norm(conv(3, 4))), IMAGE, strict=True)
+    def forward(self: Any, x: Tensor) -> Tensor:
+        x = x.mean((2, 3))
+        return self.nobody(x, x)
+
+    with pytest.raises(ConstraintError, match=r"nobody at .* is not in the table"):
+        conet_fx.analyze(net(forward, nobody=nn.Bilinear(3, 3, 4)), IMAGE, strict=True)
 
 
 # --- cost ------------------------------------------------------------------------------------------------------------

@@ -186,13 +186,18 @@ class Range(Rule):
     """arange and linspace of as many numbers as there are channels, which are counted anew at another size."""
 
     def depth(self, call: Call) -> Value:
-        counts = [v for v in map(call.value, (*call.node.args, *call.node.kwargs.values())) if isinstance(v, Int)]
-        moving = [v.dim for v in counts if not is_fixed(v.dim)]
-        (length,) = call.shape
-        if len(moving) != 1 or call.size(moving[0]) != length:
-            raise NoRule("numbers that are computed from a channel count in another way")
-        call.mixes(moving[0])
-        return Tensor((moving[0],))
+        if "steps" in call._arguments:
+            count, others = call.operand("steps"), [call.operand("start"), call.operand("end")]
+        elif call.raw("end") is None:
+            count, others = call.operand("start"), []
+        else:
+            count, others = call.operand("end"), [call.operand("start"), call.operand("step")]
+            if (call.number("start"), call.number("step")) != (0, 1):
+                raise NoRule("numbers that do not count from 0")
+        if any(not is_fixed(dim) for dim in dims_in(others)) or not isinstance(count, Int):
+            raise NoRule("numbers that are computed from a channel count")
+        call.mixes(count.dim)
+        return Tensor((count.dim,))
 
     def labels(self, call: MarkCall) -> Any:
         return {0: call.marker.fresh(call.node.name, call.out[0])} if not is_fixed(call.result.dims[0]) else {}

@@ -462,8 +462,12 @@ class FunctionalNorm(Rule):
             call.depths.multiple(dims[1], call.number("num_groups"), call.why)
             call.mixes(dims[1])
         if len(self.operands) > 1:  # a norm, and not prelu
-            for dim in (dims[0], *dims[2:]):
+            others = (dims[0], *dims[2:])
+            for dim in others:
                 call.mixes(dim)
+            moving = [dim for dim in others if not is_fixed(dim)]
+            if moving and product(dims_sizes(call, tuple(d for d in others if is_fixed(d)))) == 1:
+                call.depths.at_least(moving[0], 2)  # torch refuses to take the variance of one value
         return Tensor(dims)
 
     def labels(self, call: MarkCall) -> Any:

@@ -302,6 +302,8 @@ class Permute(Rule):
 
     def depth(self, call: Call) -> Value:
         dims = call.dims()
+        if str(call.node.target).endswith("_") and len(call.node.all_input_nodes[0].users) > 1:
+            raise NoRule("in place, where the value is used again")
         probe = torch.empty(tuple(range(2, len(dims) + 2)), device="meta")
         moved = _again(call, probe)
         return Tensor(tuple(dims[n - 2] for n in moved.shape))

@@ -128,7 +128,7 @@ class SetItem(Rule):
                 call.result.dims[dim + offset]
             ):
                 call.marker.link(here[dim + offset], labels.reshape((1,) * offset + labels.shape))
-        return {}
+        return here  # what is written is told from the rest
 
 
 def _is_mask(index: Any) -> bool:

@@ -100,12 +100,14 @@ def check_everything(
     seeds: Sequence[int] = (0, 1, 2),
     alone: bool = True,
     double: bool = True,
+    loses: bool = False,
     **options: bool,
 ) -> ChannelPlan:
     """Every invariant on ``model``; returns its plan. ``options`` go to ``analyze``; ``alone`` also resizes each group
-    by itself. The model is taken as it is: its mode is the mode of the plan.
+    by itself. The model is taken as it is: its mode is the mode of the plan. ``loses`` allows that channels which would
+    stand elsewhere start anew; without it the warning that says so is an error.
     """
-    plan = check_caller_is_untouched(model, inputs, **options)
+    plan = check_caller_is_untouched(model, inputs, loses, **options)
     check_identity(model, plan, inputs)
     for seed in seeds:
         check_resized(plan, random_sizes(plan.free, 0.3, 2, seed), inputs)
@@ -120,11 +122,11 @@ def check_everything(
     plan = conet_fx.analyze(model, inputs, **options)
     for seed in seeds:
         check_growing_keeps_the_function(model, plan, inputs, seed)
-        check_shrinking_masks(model, plan, inputs, seed)
+        check_shrinking_masks(model, plan, inputs, seed, loses)
     return plan
 
 
-def check_caller_is_untouched(model: nn.Module, inputs: Any, **options: bool) -> ChannelPlan:
+def check_caller_is_untouched(model: nn.Module, inputs: Any, loses: bool = False, **options: bool) -> ChannelPlan:
     """The plan, after which state, modes, hooks and random state of the caller are what they were."""
     state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     identity = [id(p) for p in (*model.parameters(), *model.buffers())]
@@ -133,7 +135,7 @@ def check_caller_is_untouched(model: nn.Module, inputs: Any, **options: bool) ->
     plan = conet_fx.analyze(model, inputs, **options)
     assert torch.equal(torch.get_rng_state(), torch_state)
     assert random.getstate() == python_state
-    inherited(plan, random_sizes(plan.free, 0.5, 2, seed=9))
+    inherited(plan, random_sizes(plan.free, 0.5, 2, seed=9), loses)
     assert [module.training for module in model.modules()] == modes
     assert [id(p) for p in (*model.parameters(), *model.buffers())] == identity
     assert all(torch.equal(tensor, state[name]) for name, tensor in model.state_dict().items())
@@ -211,17 +213,17 @@ def check_growing_keeps_the_function(model: nn.Module, plan: ChannelPlan, inputs
     close(plan.resize(sizes, init="inherit"), model, inputs)
 
 
-def check_shrinking_masks(model: nn.Module, plan: ChannelPlan, inputs: Any, seed: int) -> None:
+def check_shrinking_masks(model: nn.Module, plan: ChannelPlan, inputs: Any, seed: int, loses: bool = False) -> None:
     """A shrunken module equals the original whose readers ignore the channels that went."""
     sizes = random_sizes([g for g in plan.free if not g.mixed_by], 0.3, 1, seed)
-    resized = inherited(plan, sizes)
+    resized = inherited(plan, sizes, loses)
     close(resized, masked(plan, resized, model), inputs)
 
 
-def inherited(plan: ChannelPlan, sizes: Mapping[str, int]) -> fx.GraphModule:
-    """The resized module; it may say that channels which would stand elsewhere start anew (they are masked then)."""
+def inherited(plan: ChannelPlan, sizes: Mapping[str, int], loses: bool) -> fx.GraphModule:
+    """The resized module. It must inherit all channels that the sizes leave, unless it ``loses`` some and says so."""
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "[^ ]* inherits only")
+        warnings.filterwarnings("ignore" if loses else "error", "[^ ]* inherits only")
         return plan.resize(sizes, init="inherit")
 
 

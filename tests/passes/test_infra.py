@@ -196,7 +196,7 @@ def test_the_catalogue(case: Case) -> None:
 
 def test_what_a_pass_requires(graph_module: fx.GraphModule) -> None:
     for early in (LabelPass(), PropagatePass()):
-        with pytest.raises(ConstraintError, match=r"node x \(.*\) has no meta\['val'\]: give the pass example_inputs"):
+        with pytest.raises(ConstraintError, match=r"input x has no meta\['val'\]: give the pass example_inputs"):
             early(graph_module)
     with pytest.raises(ConstraintError, match=r"not analysed: run PropagatePass\(example_inputs\) before"):
         ResizePass({"a": 3})(graph_module)
@@ -214,6 +214,8 @@ def test_what_a_pass_requires(graph_module: fx.GraphModule) -> None:
     output.args = (node,)
     with pytest.raises(ConstraintError, match="node neg came after the analysis"):
         ResizePass({"a": 3})(graph_module)
+    PropagatePass()(graph_module)  # the shape of the new node is found from the others
+    assert ResizePass({"a": 3})(graph_module).graph_module(IMAGE).shape == (2, 5)
 
 
 def test_inputs_that_do_not_fit(graph_module: fx.GraphModule) -> None:

@@ -27,7 +27,7 @@ MODULES: Groups = {
     "lazy: they turn into the layers of the table on their first data": "LazyBatchNorm1d LazyBatchNorm2d "
     "LazyBatchNorm3d LazyConv1d LazyConv2d LazyConv3d LazyConvTranspose1d LazyConvTranspose2d LazyConvTranspose3d "
     "LazyInstanceNorm1d LazyInstanceNorm2d LazyInstanceNorm3d LazyLinear",
-    "whole networks, whose widths are set by their constructor": "Transformer TransformerDecoder "
+    "made of layers that are in the table, and looked into": "Transformer TransformerDecoder "
     "TransformerDecoderLayer TransformerEncoder TransformerEncoderLayer",
     "products of two inputs, or sums over rows of a table": "Bilinear EmbeddingBag",
 }

@@ -27,6 +27,8 @@ import torchvision.ops
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from tests.property import spellings
+
 Shape = tuple[int, ...]
 WIDTHS = (4, 6, 4, 8, 4, 12)  # often equal, so that values meet
 MAX_NUMBERS = 8_192  # in one value, so that an example takes milliseconds
@@ -442,19 +444,16 @@ def whole_norm(d: int, x: Shape, kind: str) -> nn.Module:
     return Apply(lambda y: F.layer_norm(y, y.shape[1:] if kind.endswith("size") else x[1:]))
 
 
-@op("map", kind=("mean", "sum", "amax", "amin", "max", "min", "logsumexp", "std", "var", "norm", "prod", "argmax"),
-    way=("method", "torch"))  # fmt: skip
-def reduce_channels(d: int, x: Shape, kind: str, way: str) -> nn.Module:
-    """What all channels have in common goes back to each of them."""
-    norm = (2,) if kind == "norm" else ()
-    given = {"std": {"unbiased": False}, "var": {"unbiased": False}}.get(kind, {})
+@op("map", name=tuple(spellings.REDUCTIONS), dim=(1, 2))
+def reduction(d: int, x: Shape, name: str, dim: int) -> nn.Module:
+    """What all channels (or all places) have in common goes back to each of them."""
+    return Apply(lambda x: x - 0.1 * spellings.reduced(name, x, dim))
 
-    def run(y: Tensor) -> Tensor:
-        found = getattr(torch, kind)(y, *norm, dim=1, keepdim=True, **given) if way == "torch" else getattr(y, kind)(
-            *norm, dim=1, keepdim=True, **given)  # fmt: skip
-        return y - 0.1 * (found[0] if kind in ("max", "min") else found)
 
-    return Apply(run)
+@op("map", name=tuple(spellings.ALONG), dim=(1, 2))
+def along_a_dim(d: int, x: Shape, name: str, dim: int) -> nn.Module | None:
+    """Sorts, running sums and the like, along the channels or in space."""
+    return Apply(lambda x: x + 0.1 * spellings.along(name, x, dim)) if x[dim] > 1 else None
 
 
 @op("map")
@@ -511,11 +510,6 @@ def by_comparison(function: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Ten
     return lambda x, y: x * function(x, y)
 
 
-SMOOTH = {  # of an argument between 0.5 and 1.5
-    name: getattr(torch, name)
-    for name in ("abs", "ceil", "cos", "erf", "exp", "expm1", "floor", "log", "log1p", "neg", "reciprocal", "round",
-                 "rsqrt", "sign", "sin", "sqrt", "square", "nan_to_num", "clone", "detach")
-}  # fmt: skip
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     name: getattr(F, name)
     for name in ("relu", "relu6", "leaky_relu", "elu", "selu", "celu", "gelu", "silu", "mish", "softplus", "softsign",
@@ -613,10 +607,17 @@ def activation_method(d: int, x: Shape, name: str) -> nn.Module:
     return Apply(METHODS[name])
 
 
-@op("any", name=tuple(SMOOTH), method=(False, True))
-def smooth(d: int, x: Shape, name: str, method: bool) -> nn.Module:
-    run = operator.methodcaller(name) if method else SMOOTH[name]
-    return Apply(lambda x: run(torch.tanh(x) * 0.5 + 1.0))
+@op("any", name=tuple(spellings.UNARY))
+def elementwise(d: int, x: Shape, name: str) -> nn.Module:
+    domain, run = spellings.UNARY[name]
+    return Apply(lambda x: x + 0.1 * run(spellings.DOMAINS[domain](x)))
+
+
+@op("any", "same", name=tuple(spellings.BINARY))
+def elementwise_of_two(d: int, x: Shape, y: Shape, name: str) -> nn.Module:
+    domain, run = spellings.BINARY[name]
+    given = spellings.DOMAINS[domain]
+    return Apply(lambda x, y: x + 0.1 * run(given(x), given(y)))
 
 
 @op("any", name=tuple(LIKE))
@@ -635,8 +636,10 @@ def checked(d: int, x: Shape) -> nn.Module:
 
     def run(y: Tensor) -> Tensor:
         torch._assert(y.dim() == len(x), "a map")
-        if not y.is_floating_point():
+        if not y.is_floating_point() or y.is_complex() or not y.is_signed() or y.ndimension() != len(x):
             return y
+        if y.element_size() != 8 or not y.is_contiguous() or y.stride(-1) != 1 or torch.numel(y) != y.nelement():
+            y = y.contiguous()
         return y.flatten(y.dim() - 1).unflatten(-1, (y.shape[-1],)) / (y.numel() // (y.numel() // 2))
 
     return Apply(run)
@@ -783,6 +786,120 @@ def position_embedding(d: int, x: Shape) -> nn.Module:
     return Apply(lambda weight, x: x + weight, parameter=(1, *x[1:]))
 
 
+# layers of other kinds
+
+
+@op("map", width=WIDTHS, kind=("RNN", "GRU", "LSTM"), layers=(1, 2), both=(False, True))
+def recurrent(d: int, x: Shape, width: int, kind: str, layers: int, both: bool) -> nn.Module | None:
+    """Positions in a row; the channels of all states go on."""
+    if math.prod(x[2:]) > 64:
+        return None
+    rnn = getattr(nn, kind)(x[1], width, layers, batch_first=True, bidirectional=both)
+
+    def run(m: Any, y: Tensor) -> Tensor:
+        return m.rnn(y.flatten(2).transpose(1, 2))[0].transpose(1, 2).reshape(y.shape[0], -1, *x[2:])
+
+    return Apply(run, rnn=rnn)
+
+
+@op("map", function=(False, True))
+def embedded(d: int, x: Shape, function: bool) -> nn.Module:
+    """A vector for each sign of the mean, with as many channels as the map."""
+    run = F.embedding if function else None
+
+    def look_up(m: Any, y: Tensor) -> Tensor:
+        index = (y.mean(tuple(range(1, d + 2))) > 0).long()
+        found = run(index, m.table.weight) if run is not None else m.table(index)
+        return y + found[(..., *[None] * d)]
+
+    return Apply(look_up, table=nn.Embedding(3, x[1]))
+
+
+@op("map", kind=("one_hot", "bucketize"))
+def by_class(d: int, x: Shape, kind: str) -> nn.Module:
+    """A number for each sample, from the class it is in."""
+
+    def run(y: Tensor) -> Tensor:
+        v = y.mean(tuple(range(1, d + 2)))
+        if kind == "one_hot":
+            v = F.one_hot((v > 0).long(), 2).sum(1)
+        else:
+            v = torch.bucketize(v, torch.tensor([-0.5, 0.0, 0.5], dtype=torch.float64))
+        return y * v.view(-1, *[1] * (d + 1))
+
+    return Apply(run)
+
+
+@op("map", width=WIDTHS, kind=("weight_norm", "old weight_norm"))
+def weight_normed(d: int, x: Shape, width: int, kind: str) -> nn.Module:
+    """A parametrized convolution."""
+    return nn.utils.parametrizations.weight_norm(by_dims("Conv", d)(x[1], width, 1))
+
+
+@op("map", width=WIDTHS, mask=(False, True))
+def deformable(d: int, x: Shape, width: int, mask: bool) -> nn.Module | None:
+    if d != 2:
+        return None
+    layers = {"offset": nn.Conv2d(x[1], 18, 3, padding=1), "mask": nn.Conv2d(x[1], 9, 3, padding=1)}
+    deform = torchvision.ops.DeformConv2d(x[1], width, 3, padding=1)
+    return Apply(lambda m, x: m.deform(x, m.offset(x), m.mask(x) if mask else None), **layers, deform=deform)
+
+
+@op("map", "same", kind=("CosineSimilarity", "cosine_similarity", "PairwiseDistance", "pairwise_distance"))
+def similarity(d: int, x: Shape, y: Shape, kind: str) -> nn.Module:
+    """How alike two maps are at each place, or over it."""
+    if kind == "CosineSimilarity":
+        return Apply(lambda m, x, y: x * m.alike(x, y).unsqueeze(1), alike=nn.CosineSimilarity(1))
+    if kind == "PairwiseDistance":
+        return Apply(lambda m, x, y: x * m.alike(x, y).unsqueeze(-1), alike=nn.PairwiseDistance())
+    if kind == "cosine_similarity":
+        return Apply(lambda x, y: x * F.cosine_similarity(x, y, dim=1).unsqueeze(1))
+    return Apply(lambda x, y: x * F.pairwise_distance(x, y).unsqueeze(-1))
+
+
+@op("map", "same", kind=("GLU", "CrossMapLRN2d"))
+def gated(d: int, x: Shape, y: Shape, kind: str) -> nn.Module | None:
+    if kind == "GLU":
+        return Apply(lambda m, x, y: m.glu(torch.cat([x, y], 1)), glu=nn.GLU(1))
+    return Apply(lambda m, x, y: m.norm(x) + y, norm=nn.CrossMapLRN2d(3)) if d == 2 else None
+
+
+@op("map", kind=("MaxPool", "max_pool", "adaptive_max_pool"))
+def pool_and_unpool(d: int, x: Shape, kind: str) -> nn.Module | None:
+    """The largest values, back at their places."""
+    if any(n % 2 for n in x[2:]) or min(x[2:]) < 2:
+        return None
+    pool, unpool = by_dims("MaxPool", d)(2, return_indices=True), by_dims("MaxUnpool", d)(2)
+    function, back = by_dims("adaptive_max_pool" if kind[0] == "a" else "max_pool", d), by_dims("max_unpool", d)
+
+    def run(m: Any, y: Tensor) -> Tensor:
+        if kind == "MaxPool":
+            return m.unpool(*m.pool(y))
+        size = [n // 2 for n in x[2:]] if kind[0] == "a" else 2
+        values, places = function(y, size, return_indices=True)
+        return back(values, places, 2)
+
+    return Apply(run, pool=pool, unpool=unpool)
+
+
+@op("map", kind=("grid_sample", "roi_align", "roi_pool", "upsample_nearest", "upsample_bilinear"))
+def sampled(d: int, x: Shape, kind: str) -> nn.Module | None:
+    if d != 2:
+        return None
+
+    def run(y: Tensor) -> Tensor:
+        if kind == "grid_sample":
+            theta = torch.eye(2, 3, dtype=y.dtype).expand(y.shape[0], 2, 3)
+            return F.grid_sample(y, F.affine_grid(theta, [y.shape[0], 1, *x[2:]], False), align_corners=False)
+        boxes = torch.tensor([[0, 0, 0, 2, 2], [1, 1, 1, 3, 3]], dtype=y.dtype)
+        return getattr(torchvision.ops, kind)(y, boxes, (2, 2))
+
+    if kind.startswith("upsample"):
+        up = nn.UpsamplingNearest2d if kind.endswith("nearest") else nn.UpsamplingBilinear2d
+        return up(scale_factor=2)
+    return Apply(run)
+
+
 # space
 
 
@@ -827,7 +944,10 @@ def pad_channels(d: int, x: Shape, low: int, high: int) -> nn.Module:
     return Apply(lambda x: F.pad(x, (*[0, 0] * d, low, high)))
 
 
-@op("map", kind=("roll", "flip", "torch.roll", "torch.flip", "slice", "narrow", "select", "torch.narrow", "unbind"))
+@op("map", kind=("roll", "flip", "torch.roll", "torch.flip", "slice", "narrow", "select", "torch.narrow", "unbind",
+                 "rot90", "torch.rot90", "fliplr", "torch.fliplr", "flipud", "torch.flipud", "tril", "torch.tril",
+                 "triu", "torch.triu", "tril_", "triu_", "unfold", "vsplit", "torch.vsplit", "dsplit",
+                 "torch.dsplit"))  # fmt: skip
 def move_in_space(d: int, x: Shape, kind: str) -> nn.Module:
     runs: dict[str, Callable[[Tensor], Tensor]] = {
         "roll": lambda x: x.roll(1, 2),
@@ -839,6 +959,20 @@ def move_in_space(d: int, x: Shape, kind: str) -> nn.Module:
         "torch.narrow": lambda x: torch.narrow(x, 2, 0, 1),
         "select": lambda x: x.select(2, 0).unsqueeze(2) + torch.select(x, 2, 0).unsqueeze(2),
         "unbind": lambda x: torch.unbind(x, 2)[0].unsqueeze(2) + x.unbind(2)[0].unsqueeze(2),
+        "rot90": lambda x: x.rot90(2, (-2, -1)),
+        "torch.rot90": lambda x: torch.rot90(x, 2, [-2, -1]),
+        "fliplr": lambda x: x.fliplr(),
+        "torch.fliplr": lambda x: torch.fliplr(x),
+        "flipud": lambda x: x.flipud(),
+        "torch.flipud": lambda x: torch.flipud(x),
+        **{name: method(name) for name in ("tril", "triu")},
+        **{name: in_place(name) for name in ("tril_", "triu_")},
+        **{f"torch.{name}": getattr(torch, name) for name in ("tril", "triu")},
+        "unfold": lambda x: x.unfold(2, 1, 1).mean(-1),
+        "vsplit": lambda x: torch.cat(x.vsplit(2)[::-1], 0),
+        "torch.vsplit": lambda x: torch.vstack(torch.vsplit(x, 2)),
+        "dsplit": lambda x: torch.cat(x.dsplit(1), 2),
+        "torch.dsplit": lambda x: torch.dstack(torch.dsplit(x, 1)),
     }
     return Apply(runs[kind])
 
@@ -855,22 +989,6 @@ def mean(d: int, x: Shape, kind: str) -> nn.Module | None:
     if kind.startswith("torch"):
         return Apply(lambda x: getattr(torch, name)(x, *norm, dim=dims, keepdim=True))
     return Apply(lambda x: getattr(x, name)(*norm, dim=dims, keepdim=True))
-
-
-@op("map", kind=("max", "min", "prod", "torch.max", "torch.min", "torch.prod", "argmax", "torch.argmax", "any", "all",
-                 "torch.any", "torch.all"))  # fmt: skip
-def reduce_one(d: int, x: Shape, kind: str) -> nn.Module:
-    """Over the first dim of space."""
-
-    def run(x: Tensor) -> Tensor:
-        name = kind.rpartition(".")[2]
-        given = x > 0 if name in ("any", "all") else x
-        out = (
-            getattr(torch, name)(given, 2, True) if kind.startswith("torch") else getattr(given, name)(2, keepdim=True)
-        )
-        return (out[0] if name in ("max", "min") else out) + x * 0.5
-
-    return Apply(run)
 
 
 @op("map", "map")
@@ -947,8 +1065,10 @@ def linear_to_map(d: int, x: Shape, channels: int) -> nn.Module:
 # joining and cutting channels
 
 
-@op("map", "aligned", name=("cat", "concat", "concatenate"))
+@op("map", "aligned", name=("cat", "concat", "concatenate", "hstack", "column_stack"))
 def cat(d: int, x: Shape, y: Shape, name: str) -> nn.Module:
+    if "stack" in name:
+        return Apply(lambda x, y: getattr(torch, name)([x, y]))
     return Apply(lambda x, y: getattr(torch, name)([x, y], dim=1))
 
 
@@ -969,9 +1089,14 @@ def repeat(d: int, x: Shape, kind: str) -> nn.Module:
     return Apply(runs.get(kind) or (lambda x: torch.tile(x, counts)))
 
 
-@op("map", "same")
-def cat_in_space(d: int, x: Shape, y: Shape) -> nn.Module:
-    return Apply(lambda x, y: torch.cat([x, y], 2))
+@op("map", "same", name=("cat", "dstack", "row_stack"))
+def cat_in_space(d: int, x: Shape, y: Shape, name: str) -> nn.Module:
+    runs: dict[str, Callable[..., Tensor]] = {
+        "cat": lambda x, y: torch.cat([x, y], 2),
+        "dstack": lambda x, y: torch.dstack([x, y]),
+        "row_stack": lambda x, y: torch.row_stack([x, y])[: len(x)],
+    }
+    return Apply(runs[name])
 
 
 @op("map", "same", dim=(0, 1, 2))
@@ -1079,28 +1204,36 @@ def shared_head(d: int, x: Shape, y: Shape, width: int) -> nn.Module:
     return Apply(lambda m, x, y: m.head(torch.cat([x, y], 1)) + m.head(torch.cat([y, x], 1)).relu(), head=head)
 
 
-@op("map", count=divisors, name=("chunk", "torch.chunk", "tensor_split", "torch.tensor_split"))
+@op("map", count=divisors, name=("chunk", "torch.chunk", "tensor_split", "torch.tensor_split", "unsafe_chunk",
+                                    "torch.unsafe_chunk", "hsplit", "torch.hsplit"))  # fmt: skip
 def chunk(d: int, x: Shape, count: int, name: str) -> nn.Module | None:
     if x[1] % count:
         return None
     short = name.rpartition(".")[2]
+    if short == "hsplit":
+        return Apply(lambda x: torch.hsplit(x, count) if name != short else x.hsplit(count))
     if name.startswith("torch"):
         return Apply(lambda x: getattr(torch, short)(x, count, 1))
     return Apply(lambda x: getattr(x, short)(count, dim=1))
 
 
-@op("map", count=divisors)
-def split_by_size(d: int, x: Shape, count: int) -> nn.Module | None:
-    return Apply(lambda x: x.split(x.shape[1] // count, 1)) if x[1] % count == 0 else None
+@op("map", count=divisors, name=("split", "unsafe_split", "torch.unsafe_split"))
+def split_by_size(d: int, x: Shape, count: int, name: str) -> nn.Module | None:
+    if x[1] % count:
+        return None
+    if name.startswith("torch"):
+        return Apply(lambda x: torch.unsafe_split(x, x.shape[1] // count, 1))
+    return Apply(lambda x: getattr(x, name)(x.shape[1] // count, 1))
 
 
-@op("map", first=(1, 2, 3), name=("split", "torch.split", "split_with_sizes"))
+@op("map", first=(1, 2, 3), name=("split", "torch.split", "split_with_sizes", "unsafe_split_with_sizes",
+                                      "torch.split_with_sizes", "torch.unsafe_split_with_sizes"))  # fmt: skip
 def split_by_list(d: int, x: Shape, first: int, name: str) -> nn.Module | None:
     sizes = [first, x[1] - first]
     if sizes[1] < 1:
         return None
-    if name == "torch.split":
-        return Apply(lambda x: torch.split(x, sizes, dim=1))
+    if name.startswith("torch"):
+        return Apply(lambda x: getattr(torch, name.partition(".")[2])(x, sizes, dim=1))
     return Apply(lambda x: getattr(x, name)(sizes, dim=1))
 
 
@@ -1133,7 +1266,7 @@ def every_other(d: int, x: Shape) -> nn.Module | None:
     return Apply(lambda x: (x[:, ::2], x[:, 1::2])) if x[1] % 2 == 0 else None
 
 
-@op("map", groups=divisors, kind=("literal", "size", "ChannelShuffle", "channel_shuffle"))
+@op("map", groups=divisors, kind=("literal", "size", "ChannelShuffle", "channel_shuffle", "native"))
 def channel_shuffle(d: int, x: Shape, groups: int, kind: str) -> nn.Module | None:
     if x[1] % groups:
         return None
@@ -1141,6 +1274,8 @@ def channel_shuffle(d: int, x: Shape, groups: int, kind: str) -> nn.Module | Non
         return nn.ChannelShuffle(groups)
     if kind == "channel_shuffle":
         return Apply(lambda x: F.channel_shuffle(x, groups))
+    if kind == "native":
+        return Apply(lambda x: torch.native_channel_shuffle(x, groups))
 
     def run(y: Tensor) -> Tensor:
         if kind == "literal":
@@ -1346,7 +1481,9 @@ def written(d: int, x: Shape, at: int, kind: str) -> nn.Module | None:
 
 @op("map", kind=("squeeze", "torch.squeeze", "unflatten", "torch.unflatten", "swapaxes", "torch.swapaxes", "moveaxis",
                  "torch.moveaxis", "torch.permute", "torch.transpose", "torch.reshape", "view", "mT", "transpose_",
-                 "expand", "broadcast_to", "torch.broadcast_to", "t", "torch.t", "squeeze_"))  # fmt: skip
+                 "expand", "broadcast_to", "torch.broadcast_to", "t", "torch.t", "squeeze_", "adjoint", "torch.adjoint",
+                 "swapdims", "torch.swapdims", "swapdims_", "swapaxes_", "t_", "ravel", "torch.ravel", "Unflatten",
+                 "narrow_copy", "torch.narrow_copy", "msort", "torch.msort"))  # fmt: skip
 def there_and_back(d: int, x: Shape, kind: str) -> nn.Module:
     """Another form of the same value, and back again."""
     runs: dict[str, Callable[[Tensor], Tensor]] = {
@@ -1364,6 +1501,19 @@ def there_and_back(d: int, x: Shape, kind: str) -> nn.Module:
         "torch.reshape": lambda x: torch.reshape(x, (x.shape[0], x.shape[1], -1)).view(x.shape),
         "view": lambda x: x.contiguous().view(x.size(0), -1, *x.shape[2:]),
         "mT": lambda x: x.mT.mT,
+        "adjoint": lambda x: x.adjoint().adjoint(),
+        "torch.adjoint": lambda x: torch.adjoint(torch.adjoint(x)),
+        "swapdims": lambda x: x.swapdims(1, 2).swapdims(1, 2),
+        "torch.swapdims": lambda x: torch.swapdims(torch.swapdims(x, 0, 1), 0, 1),
+        "swapdims_": lambda x: x.clone().swapdims_(1, 2).swapaxes(1, 2),
+        "swapaxes_": lambda x: x.clone().swapaxes_(1, 2).swapaxes(1, 2),
+        "t_": lambda x: x + x.flatten(2).mean(2).t_().t()[(..., *[None] * d)],
+        "ravel": lambda x: x.ravel().view(x.shape),
+        "torch.ravel": lambda x: torch.ravel(x).view_as(x),
+        "narrow_copy": lambda x: x.narrow_copy(2, 0, x.shape[2]),
+        "torch.narrow_copy": lambda x: torch.narrow_copy(x, 0, 0, 1) + x,
+        "msort": lambda x: x.msort(),
+        "torch.msort": lambda x: torch.msort(x),
         "transpose_": lambda x: x.clone().transpose_(1, 2).transpose(1, 2),
         "expand": lambda x: x.unsqueeze(2).expand(-1, -1, 2, *[-1] * d).sum(2),
         "broadcast_to": lambda x: x + x[:1].broadcast_to(x.shape),
@@ -1371,6 +1521,8 @@ def there_and_back(d: int, x: Shape, kind: str) -> nn.Module:
         "t": lambda x: x + x.flatten(2).mean(2).t().t()[(..., *[None] * d)],
         "torch.t": lambda x: x + torch.t(torch.t(x.flatten(2).mean(2)))[(..., *[None] * d)],
     }
+    if kind == "Unflatten":
+        return Apply(lambda m, x: m.form(x).flatten(1, 2), form=nn.Unflatten(1, (1, x[1])))
     return Apply(runs[kind])
 
 
@@ -1415,7 +1567,8 @@ def created_tensor(d: int, x: Shape, kind: str) -> nn.Module:
     return Apply(run)
 
 
-@op("map", kind=("zeros", "ones", "new_zeros", "full"))
+@op("map", kind=("zeros", "ones", "new_zeros", "full", "torch.full", "new_full", "tensor", "new_tensor", "arange",
+                 "linspace"))  # fmt: skip
 def created_by_number(d: int, x: Shape, kind: str) -> nn.Module:
     """A tensor that forward makes, of a size that the program spells out."""
     size = (1, x[1], *[1] * d)
@@ -1423,6 +1576,12 @@ def created_by_number(d: int, x: Shape, kind: str) -> nn.Module:
         "zeros": lambda y: y + torch.zeros(size, dtype=y.dtype),
         "ones": lambda y: y * torch.ones(*size, dtype=y.dtype),
         "new_zeros": lambda y: y + y.new_zeros(size),
+        "torch.full": lambda y: y + torch.full(size, 0.5, dtype=y.dtype),
+        "new_full": lambda y: y + y.new_full(size, 0.5),
+        "tensor": lambda y: y * torch.tensor(0.5, dtype=y.dtype),
+        "new_tensor": lambda y: y * y.new_tensor(0.5),
+        "arange": lambda y: y + torch.arange(x[1], dtype=y.dtype).view(-1, *[1] * d),
+        "linspace": lambda y: y + torch.linspace(0.0, 1.0, x[1], dtype=y.dtype).view(-1, *[1] * d),
         "full": lambda y: torch.where(y > 0, y, torch.zeros(size, dtype=y.dtype).fill_(0.5)),
     }
     return Apply(runs[kind])

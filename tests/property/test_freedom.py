@@ -37,10 +37,13 @@ GROWTH = range(5)
 MOST_GROWN = 3
 MOST_FOUND = 2000
 
-# what a plan refuses, cuts at places that the options do not name, and halves that are tied later (a known limit)
+# what a plan refuses (at least in some spelling), cuts at places that the options do not name, halves that are tied later
 NOT_FOLLOWED = {
-    "across_channels", "checked", "created_tensor", "gram", "groups_in_the_batch", "position_embedding",
-    "reorder_slices",
+    "across_channels", "along_a_dim", "by_class", "cat", "cat_in_space", "checked", "chunk", "conv_function_of_groups",
+    "created_by_number", "created_tensor", "deformable", "dot_product_attention", "elementwise", "elementwise_of_two",
+    "embedded", "gated", "gram", "groups_in_the_batch", "linear_by_product", "move_in_space", "multihead_attention",
+    "pool_and_unpool", "position_embedding", "products", "recurrent", "reduction", "reorder_slices", "sampled",
+    "similarity", "split_by_list", "split_by_size", "there_and_back", "weight_normed", "written",
 }  # fmt: skip
 EQUAL_PIECES = {
     "attention", "channel_shuffle", "chunk", "computed_halves", "every_other", "first_chunk", "fold", "gated_vector",

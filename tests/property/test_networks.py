@@ -68,14 +68,18 @@ NUMBERS = "its argument is a number that Python has already got when torch.fx re
 ON_A_GPU = "runs only where there is a GPU"
 RANDOM = "draws random numbers for each channel, so that no resize can keep its function"
 NOT_GENERATED: dict[Callable[..., Any] | str | type, str] = {
-    **dict.fromkeys([F.sigmoid, F.tanh, F.upsample], TRACED_THROUGH),
-    **dict.fromkeys([operator.iadd, operator.isub, operator.imul, operator.itruediv], IN_PLACE),
+    **dict.fromkeys([F.sigmoid, F.tanh, F.upsample, F.upsample_nearest, F.upsample_bilinear], TRACED_THROUGH),
+    **dict.fromkeys([operator.iadd, operator.isub, operator.imul, operator.itruediv, operator.ipow], IN_PLACE),
+    **dict.fromkeys([operator.iand, operator.ior, operator.ixor, "__setitem__"], IN_PLACE),
     **dict.fromkeys(["__add__", "__radd__", "__sub__", "__mul__", "__rmul__", "__truediv__", "__pow__"], IN_PLACE),
     **dict.fromkeys(["__matmul__", "__getitem__"], IN_PLACE),
-    **dict.fromkeys([math.sqrt, math.log, math.exp, math.floor, math.ceil, builtins.len, operator.not_], NUMBERS),
-    "cuda": ON_A_GPU,
+    **dict.fromkeys([math.sqrt, math.log, math.log2, math.log10, math.exp, math.pow, math.floor, math.ceil], NUMBERS),
+    **dict.fromkeys([builtins.len, operator.not_], NUMBERS),
+    **dict.fromkeys(["cuda", "xpu", "get_device", "pin_memory"], ON_A_GPU),
     nn.SyncBatchNorm: ON_A_GPU,
-    nn.FractionalMaxPool2d: RANDOM,
+    **dict.fromkeys([nn.FractionalMaxPool2d, nn.FractionalMaxPool3d], RANDOM),
+    **dict.fromkeys([F.fractional_max_pool2d, F.fractional_max_pool3d], RANDOM),
+    **dict.fromkeys([F.fractional_max_pool2d_with_indices, F.fractional_max_pool3d_with_indices], RANDOM),
 }
 
 

@@ -24,7 +24,8 @@ LINEAR = "only linear layers write it"
 @dataclasses.dataclass(frozen=True)
 class Case:
     """``free``: group name -> (size, quantum). ``frozen``: group name -> part of the reason. ``mixed``: free groups
-    over which some operator normalises or reduces. ``options`` go to ``analyze``.
+    over which some operator normalises or reduces. ``loses``: why some channels cannot be inherited at other sizes, ""
+    where all are. ``options`` go to ``analyze``.
     """
 
     name: str
@@ -33,6 +34,7 @@ class Case:
     free: Free
     frozen: Mapping[str, str]
     mixed: frozenset[str]
+    loses: str
     options: Mapping[str, bool]
 
     def inputs(self) -> tuple[torch.Tensor, ...]:
@@ -50,6 +52,7 @@ def case(
     shapes: Sequence[Shape] = ((2, 3, 8, 8),),
     mixed: Sequence[str] = (),
     out: str = "out",
+    loses: str = "",
     **options: bool,
 ) -> Callable[[Callable[[], nn.Module]], Callable[[], nn.Module]]:
     """Add the decorated function to the catalogue; the layer ``out`` writes the output of the network."""
@@ -57,7 +60,8 @@ def case(
     def add(build: Callable[[], nn.Module]) -> Callable[[], nn.Module]:
         written = dict.fromkeys(out.split(), OUTPUT)
         name = f"{build.__module__.rpartition('.')[2]}-{build.__name__}"
-        CASES.append(Case(name, build, shapes, free or {}, {**written, **(frozen or {})}, frozenset(mixed), options))
+        reasons = {**written, **(frozen or {})}
+        CASES.append(Case(name, build, shapes, free or {}, reasons, frozenset(mixed), loses, options))
         return build
 
     return add
@@ -81,6 +85,7 @@ def parameter(*shape: int) -> nn.Parameter:
 
 
 for family in (
-    "attention", "blocks", "designs", "joins", "layers", "moves", "numbers", "products", "spellings", "transformers",
+    "attention", "blocks", "computed", "designs", "joins", "layers", "moves", "numbers", "picks", "products",
+    "sampling", "sequences", "spellings", "transformers",
 ):  # fmt: skip
     importlib.import_module(f"{__name__}.{family}")

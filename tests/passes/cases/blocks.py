@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-import torchvision
 from torch import Tensor, nn
 
 from tests.passes.cases import LINEAR, case, conv, net, parameter
@@ -201,18 +200,6 @@ def inception() -> nn.Module:
 
     b = nn.Sequential(conv(6, 4), conv(4, 5, 3))
     return net(forward, stem=conv(3, 6), a=conv(6, 3), b=b, c=conv(6, 2), out=conv(16, 5))
-
-
-@case({}, {"stem": "floordiv", "offset": "deform_conv2d"})
-def deformable() -> nn.Module:
-    """An operator that the table does not know freezes what it touches."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.stem(x)
-        return self.out(F.relu(self.a(x, self.offset(x))))
-
-    deform = torchvision.ops.DeformConv2d(6, 4, 3, padding=1)
-    return net(forward, stem=conv(3, 6), offset=conv(6, 18, 3), a=deform, out=conv(4, 5))
 
 
 @case({"stem": (8, 1), "experts.0": (6, 1)}, {"route": "takes one channel by its number"})

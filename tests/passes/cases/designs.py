@@ -344,7 +344,7 @@ def recurrent_reading_of_the_last() -> nn.Module:
     return net(forward, a=conv(3, 6), b=conv(6, 6, 3), out=conv(24, 5))
 
 
-@case({}, {"a": "gru"})
+@case({"a": (6, 1)})
 def recurrent_head() -> nn.Module:
     def forward(self, x: Tensor) -> Tensor:
         states, _ = self.gru(self.a(x).mean(2).permute(0, 2, 1))

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tests.passes.cases import LINEAR, OUTPUT, case, conv, net
+from tests.passes.cases import LINEAR, OUTPUT, case, conv, net, parameter
 
 
 @case({"a": (8, 1), "b": (8, 1)})
@@ -234,3 +234,74 @@ def zeros_as_padding() -> nn.Module:
         return self.out(shortcut + torch.cat([self.b(y), self.b(F.relu(y))], 1))
 
     return net(forward, a=conv(3, 6), b=conv(6, 6), out=conv(12, 5))
+
+
+@case({"a": (4, 1), "b": (4, 1)})
+def zeros_in_other_spellings() -> nn.Module:
+    """The zeros of a shortcut are as many as the literal says, so the depth of ``b`` has a part of its own there."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.a(x)
+        one = torch.cat([y, y.new_zeros(2, 4, 8, 8)], 1)
+        two = torch.cat([y, torch.zeros(2, 4, 8, 8, dtype=y.dtype)], 1)
+        return self.out(self.b(y) + one + two)
+
+    return net(forward, a=conv(3, 4), b=conv(4, 8), out=conv(8, 5))
+
+
+@case({"a": (4, 1)})
+def cat_with_a_constant() -> nn.Module:
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.a(x)
+        return self.out(torch.cat([self.label.expand(2, -1, 8, 8), y, x, y], 1))
+
+    module = net(forward, a=conv(3, 4), out=conv(13, 5))
+    module.register_buffer("label", torch.rand(1, 2, 1, 1))
+    return module
+
+
+@case({"a": (6, 1)})
+def stack_with_a_position() -> nn.Module:
+    """A position embedding has a depth along the image, which the image freezes."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.a(x)
+        zeros = torch.zeros(2, 6, 1, 1, dtype=y.dtype)
+        return self.out(torch.stack([y, y + self.position, y + zeros], 1).sum(1))
+
+    return net(forward, a=conv(3, 6), position=parameter(1, 6, 8, 8), out=conv(6, 5))
+
+
+@case({"a": (6, 1)}, {"m": "broadcasts one channel"})
+def gate_at_one_channel() -> nn.Module:
+    """At one channel ``a`` looks like the gate, which must not be taken for it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.a(x)
+        gate = self.m(x).sigmoid()
+        return self.out(y * gate + gate.expand(-1, 6, -1, -1))
+
+    return net(forward, a=conv(3, 6), m=conv(3, 1), out=conv(6, 5))
+
+
+@case({"a": (6, 1)}, mixed=["a"])
+def similarities() -> nn.Module:
+    def forward(self, x: Tensor) -> Tensor:
+        y, z = self.a(x), self.b(x)
+        across = F.cosine_similarity(y, z, dim=1).unsqueeze(1)
+        down = self.cosine(y, z).unsqueeze(2)
+        return self.out(y * across + down + F.pairwise_distance(y, z, keepdim=True))
+
+    return net(forward, a=conv(3, 6), b=conv(3, 6), cosine=nn.CosineSimilarity(dim=2), out=conv(6, 5))
+
+
+@case({"a": (6, 1)})
+def in_place_spellings() -> nn.Module:
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.a(x).clamp_(min=0.1).add_(1).sub_(0.5).mul_(2).div_(3).neg_()
+        y = F.elu_(y) + y.clone().fill_(0.25).masked_fill_(x[:, :1] > 0, 1.0)
+        y = y.abs().pow(2).clone().erf_().lerp_(y, 0.5)
+        y -= y.tanh()
+        return self.out(y)
+
+    return net(forward, a=conv(3, 6), out=conv(6, 5))

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tests.passes.cases import LINEAR, case, conv, net, parameter
+from tests.passes.cases import LINEAR, OUTPUT, case, conv, net, parameter
 
 
 @case({"a": (12, 1)})
@@ -82,7 +82,7 @@ def depthwise_on_a_cat() -> nn.Module:
     return net(forward, a=conv(3, 6), b=conv(3, 10), d=conv(16, 32, 3, groups=16), out=conv(32, 5))
 
 
-@case({"a": (6, 2), "b": (10, 2), "g": (8, 2)})
+@case({"a": (6, 2), "b": (10, 2), "g": (8, 2)}, loses="channels of b come to stand in the other block of g")
 def grouped_on_a_cat() -> nn.Module:
     """Each part of the concatenation stays even, so that the sum does."""
 
@@ -213,8 +213,10 @@ def linear_head_free() -> nn.Module:
     return linear_head()
 
 
-@case({"a": (12, 1)}, {"l": "convolves along a dim that holds channels"}, shapes=[(2, 3, 6, 6)])
+@case({"a": (12, 1)}, {"l": OUTPUT}, shapes=[(2, 3, 6, 6)])
 def linear_on_the_image() -> nn.Module:
+    """What it writes is a dim of the image, which convolutions of one pixel keep up to the output."""
+
     def forward(self, x: Tensor) -> Tensor:
         return self.out(self.a(self.l(x)))
 
@@ -409,14 +411,67 @@ def fixed_point_weights() -> nn.Module:
     return net(forward, a=Conv3x3(3, 12), out=Conv3x3(12, 5))
 
 
-@case()
-def parametrized() -> nn.Module:
-    """What a parametrization computes is not followed."""
+@case({"a": (6, 2)}, mixed=["a"])
+def norms_without_parameters() -> nn.Module:
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.group(self.plain(self.batchwise(self.a(x))))
+        y = self.layer(y.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        return self.out(F.instance_norm(self.instance(y)))
+
+    return net(
+        forward,
+        a=conv(3, 6),
+        batchwise=nn.BatchNorm2d(6, track_running_stats=False),
+        plain=nn.BatchNorm2d(6, affine=False),
+        group=nn.GroupNorm(2, 6, affine=False),
+        layer=nn.LayerNorm(6, elementwise_affine=False),
+        instance=nn.InstanceNorm2d(6),
+        out=conv(6, 5),
+    )
+
+
+class LayerNorm2d(nn.Module):
+    """Written by hand, as in ConvNeXt: mean and variance over dim 1."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.weight, self.bias = parameter(channels), parameter(channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.out(F.relu(self.a(x)))
+        mean = x.mean(1, keepdim=True)
+        variance = (x - mean).pow(2).mean(1, keepdim=True)
+        x = (x - mean) / torch.sqrt(variance + 1e-6)
+        return self.weight[:, None, None] * x + self.bias[:, None, None]
 
-    return net(forward, a=nn.utils.parametrizations.weight_norm(conv(3, 12, 3)), out=conv(12, 5))
+
+@case({"a": (6, 1)}, mixed=["a"])
+def layer_norm_by_hand() -> nn.Module:
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(self.norm(self.a(x)))
+
+    return net(forward, a=conv(3, 6), norm=LayerNorm2d(6), out=conv(6, 5))
+
+
+@case({"a": (6, 1)}, mixed=["a"])
+def root_mean_square_by_hand() -> nn.Module:
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.a(x)
+        y = y * torch.rsqrt(y.pow(2).mean(dim=1, keepdim=True) + 1e-6) * self.weight.view(1, -1, 1, 1)
+        return self.out(F.rms_norm(y.movedim(1, -1), (6,), self.weight).movedim(-1, 1))
+
+    return net(forward, a=conv(3, 6), weight=parameter(6), out=conv(6, 5))
+
+
+@case({"a": (6, 2)})
+def bare_parameters() -> nn.Module:
+    """Parameters in arithmetic with one another before they meet the channels."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        scale = 1 + self.u.exp() * self.v.view(6, 1, 1)
+        shift = torch.cat([self.w, -self.w.tanh()]).reshape(6, 1, 1)
+        return self.out(self.a(x) * scale.abs() + shift.expand(6, 8, 8))
+
+    return net(forward, a=conv(3, 6), u=parameter(6, 1, 1), v=parameter(6), w=parameter(3), out=conv(6, 5))
 
 
 class Standardised(nn.Conv2d):

@@ -396,9 +396,9 @@ def squeezed() -> nn.Module:
     return net(forward, a=conv(3, 6), out=conv(6, 5))
 
 
-@case({}, {"a": "convolves along a dim that holds channels", "eca": "removes the channel dim"})
+@case({"a": (6, 1)}, {"eca": "removes the channel dim"}, mixed=["a"])
 def efficient_channel_attention() -> nn.Module:
-    """ECA: a one-dimensional convolution along the channels, so their number stays."""
+    """ECA: a one-dimensional convolution along the channels, of which it mixes neighbours."""
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.a(x)
@@ -471,7 +471,7 @@ def interpolated() -> nn.Module:
     return net(forward, a=conv(3, 6), b=conv(6, 4), c=conv(3, 4), out=conv(4, 5))
 
 
-@case({}, {"a": "changes the order"})
+@case({"a": (6, 1)})
 def flipped_channels() -> nn.Module:
     def forward(self, x: Tensor) -> Tensor:
         return self.out(self.a(x).flip(1))
@@ -485,6 +485,131 @@ def rolled_and_flipped_space() -> nn.Module:
         return self.out(torch.roll(self.a(x), (1, 2), dims=(2, 3)).flip(3))
 
     return net(forward, a=conv(3, 6), out=conv(6, 5))
+
+
+@case({"a": (2, 1), "a#2": (4, 1)})
+def narrow_channels() -> nn.Module:
+    """A slice in another spelling; a start from the end becomes one from the front."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.a(x)
+        return self.out(torch.cat([y.narrow(1, 2, 4), torch.narrow(y, 1, 0, 2).relu(), y.narrow(1, -4, 4)], 1))
+
+    return net(forward, a=conv(3, 6), out=conv(10, 5))
+
+
+@case({"a": (6, 2)})
+def narrow_by_size() -> nn.Module:
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.a(x)
+        n = y.size(1) // 2
+        return self.out(torch.cat([y.narrow(1, n, n), y.narrow(dim=1, start=0, length=n).relu()], 1))
+
+    return net(forward, a=conv(3, 6), out=conv(6, 5))
+
+
+@case({"a": (6, 1), "b": (4, 1)})
+def flipped_cat() -> nn.Module:
+    def forward(self, x: Tensor) -> Tensor:
+        y = torch.cat([self.a(x).flip(1), self.b(x)], 1)
+        return self.out(torch.cat([y.fliplr().relu(), y], 1))
+
+    return net(forward, a=conv(3, 6), b=conv(3, 4), out=conv(20, 5))
+
+
+@case({"a": (6, 1)}, loses="each channel is joined with the one at the other end, and the pairs move")
+def sum_with_the_flipped() -> nn.Module:
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.a(x)
+        return self.out(y + y.flip(1))
+
+    return net(forward, a=conv(3, 6), out=conv(6, 5))
+
+
+@case({"a": (6, 1)})
+def interleaved_copies() -> nn.Module:
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.a(x)
+        return self.out(y.repeat_interleave(2, 1) + torch.repeat_interleave(y.relu(), 2, dim=1))
+
+    return net(forward, a=conv(3, 6), out=conv(12, 5))
+
+
+@case({"a": (6, 2)})
+def unflatten_modules() -> nn.Module:
+    """Two rows by literal sizes and by an inferred one; the first module keeps its sizes as an attribute."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.a(x)
+        return self.out(self.literal(y).transpose(1, 2).flatten(1, 2) + self.inferred(y).transpose(1, 2).flatten(1, 2))
+
+    parts = {"literal": nn.Unflatten(1, (2, 3)), "inferred": nn.Unflatten(1, (2, -1))}
+    return net(forward, a=conv(3, 6), **parts, out=conv(6, 5))
+
+
+@case({"a": (8, 2)})
+def gated_linear_units() -> nn.Module:
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.a(x)
+        return self.out(torch.cat([F.glu(y, 1), self.glu(y)], 1))
+
+    return net(forward, a=conv(3, 8), glu=nn.GLU(-3), out=conv(8, 5))
+
+
+@case({"a": (2, 1), "a#2": (4, 1), "b": (4, 2)})
+def split_at_offsets() -> nn.Module:
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.a(x)
+        u, v = torch.tensor_split(y, (2,), dim=1)
+        p, q = y.hsplit([2])
+        r, s = torch.hsplit(self.b(x), 2)
+        top, bottom = torch.dsplit(torch.cat([v, u.relu(), q, p, r * s], 1), 2)
+        return self.out(top + bottom)
+
+    return net(forward, a=conv(3, 6), b=conv(3, 4), out=conv(14, 5))
+
+
+@case({"a": (6, 1), "b": (6, 1)})
+def squeeze_must_keep_two() -> nn.Module:
+    """One channel would lose its dim."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.adaptive_avg_pool2d(self.a(x), 1).squeeze()
+        return self.out(torch.cat([y, self.b(x).mean((2, 3), keepdim=True).squeeze((1, 2, 3))], 1))
+
+    return net(forward, a=conv(3, 6), b=conv(3, 6), out=nn.Linear(12, 5))
+
+
+@case({"a": (6, 1)})
+def turned_and_shifted_space() -> nn.Module:
+    def forward(self, x: Tensor) -> Tensor:
+        y = torch.swapdims(self.a(x), 1, 2).swapdims(2, 1)
+        y = torch.rot90(y, 1, (2, 3)) + y.rot90(2, [2, 3])
+        y = y.mean((2, 3), keepdim=True).squeeze((2, 3))[:, :, None, None] + y
+        return self.out(y.to(memory_format=torch.channels_last).contiguous(memory_format=torch.contiguous_format))
+
+    return net(forward, a=conv(3, 6), out=conv(6, 5))
+
+
+@case({}, {"a": "turns channels"})
+def turned_channels() -> nn.Module:
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(torch.rot90(self.a(x), 1, (1, 2)))
+
+    return net(forward, a=conv(3, 8), out=conv(8, 5))
+
+
+@case({"a": (4, 1)})
+def stacked_rows() -> nn.Module:
+    """hstack joins channels, vstack samples, and lists may be nested in Python."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.a(x)
+        levels = [[y, y.relu()], [F.avg_pool2d(y, 2), F.avg_pool2d(y, 4)]]
+        wide = torch.hstack([F.interpolate(t, size=(8, 8)) for level in levels for t in level])
+        return self.out(torch.vstack([wide, wide.flip(0)]))
+
+    return net(forward, a=conv(3, 4), out=conv(16, 5))
 
 
 @case({"a": (8, 1)})

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -50,16 +52,6 @@ def unknown_function() -> nn.Module:
     return net(forward, a=conv(3, 12), out=conv(12, 5))
 
 
-@case({}, {"a": "an einsum that is not one or two operands"})
-def einsum_of_three() -> nn.Module:
-    """Torch chooses in which order it multiplies them, and so what it costs."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.out(torch.einsum("bchw,bchw,bchw->bchw", self.a(x), self.a(x), self.a(x)))
-
-    return net(forward, a=conv(3, 12), out=conv(12, 5))
-
-
 @case({"a": (12, 1)})
 def created_in_forward() -> nn.Module:
     def forward(self, x: Tensor) -> Tensor:
@@ -92,10 +84,109 @@ def constant_attribute() -> nn.Module:
 
 @case({"a": (4, 1), "a#2": (8, 1)})
 def set_item() -> nn.Module:
+    """An assignment cuts as a slice does."""
+
     def forward(self, x: Tensor) -> Tensor:
         y = self.a(x).clone()
         y[:, :4] = 0
         return self.out(y)
+
+    return net(forward, a=conv(3, 12), out=conv(12, 5))
+
+
+@case({"a": (6, 1)}, mixed=["a"])
+def square_root_of_the_count() -> nn.Module:
+    """``math.sqrt`` is an operator of the graph: the factor follows, the function does not."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.a(x)
+        return self.out(y / math.sqrt(y.shape[1]))
+
+    return net(forward, a=conv(3, 6), out=conv(6, 5))
+
+
+@case({"a": (6, 1)}, mixed=["a"])
+def count_read_by_python() -> nn.Module:
+    """A number that Python takes out of the graph stays what it is, and the plan says so."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.a(x)
+        return self.out(y / float(y.shape[1]) ** 0.5 * int(y.size(1)))
+
+    return net(forward, a=conv(3, 6), out=conv(6, 5))
+
+
+@case({"a": (6, 1)}, mixed=["a"])
+def count_in_a_tensor() -> nn.Module:
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.a(x)
+        scale = torch.sqrt(torch.tensor(y.shape[1], dtype=y.dtype)) + y.new_tensor([y.size(1), 2.0]).sum()
+        return self.out(y / scale)
+
+    return net(forward, a=conv(3, 6), out=conv(6, 5))
+
+
+@case({"a": (6, 1)}, mixed=["a"])
+def numbers_of_the_channels() -> nn.Module:
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.a(x)
+        ramp = torch.linspace(0, 1, y.size(1), dtype=y.dtype).view(-1, 1, 1)
+        return self.out(y * torch.arange(y.size(1), dtype=y.dtype).view(1, -1, 1, 1) + ramp)
+
+    return net(forward, a=conv(3, 6), out=conv(6, 5))
+
+
+@case({}, {"a": "computed from a channel count"})
+def numbers_up_to_the_count() -> nn.Module:
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.a(x)
+        return self.out(y * torch.linspace(0, y.size(1), 6, dtype=y.dtype).view(1, -1, 1, 1))
+
+    return net(forward, a=conv(3, 6), out=conv(6, 5))
+
+
+@case({}, {"a": "computes with a channel count"})
+def power_of_the_count() -> nn.Module:
+    """An integer that is no multiple of the count could be a size."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.a(x)
+        return self.out(y * y.shape[1] ** 2)
+
+    return net(forward, a=conv(3, 6), out=conv(6, 5))
+
+
+@case({"a": (6, 1)})
+def share_of_all_elements() -> nn.Module:
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.a(x)
+        return self.out(y.view(2, y.numel() // 128, 8, 8) + y.view(2, y.nelement() // 2).view_as(y))
+
+    return net(forward, a=conv(3, 6), out=conv(6, 5))
+
+
+@case({"a": (6, 1)})
+def created_in_many_ways() -> nn.Module:
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.a(x)
+        b, c, h, w = y.shape
+        rows, columns = torch.meshgrid(
+            torch.arange(h, dtype=y.dtype), torch.linspace(0, 1, w, dtype=y.dtype), indexing="ij"
+        )
+        y = y + rows + columns + torch.full((b, c, 1, 1), 0.5, dtype=y.dtype) + torch.full(y.shape, 2.0, dtype=y.dtype)
+        y = y + torch.full_like(y, 2.0) + y.new_full((b, c, h, w), 3.0) + torch.eye(h, dtype=y.dtype)
+        y = torch.where(y > 0, y, 0.0) + torch.where(y > 1, 1.0, y) + F.one_hot(torch.arange(h), h).to(y.dtype)
+        return self.out(y + torch.bucketize(y, self.bounds).to(y.dtype))
+
+    return net(forward, a=conv(3, 6), bounds=torch.tensor([0.0, 0.5]), out=conv(6, 5))
+
+
+@case({}, {"a": "an einsum that is not one or two operands"})
+def einsum_of_three() -> nn.Module:
+    """Torch chooses in which order it multiplies them, and so what it costs."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(torch.einsum("bchw,bchw,bchw->bchw", self.a(x), self.a(x), self.a(x)))
 
     return net(forward, a=conv(3, 12), out=conv(12, 5))
 

@@ -1,0 +1,150 @@
+"""Weights that the graph computes or takes from elsewhere: functional convolutions, parametrizations."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils import parametrizations, parametrize
+
+from tests.passes.cases import case, conv, net, parameter
+
+
+@case({"a": (6, 1), "w": (8, 1)})
+def functional_transposed() -> nn.Module:
+    """The weight of a transposed convolution is [in, out, *kernel]."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(F.conv_transpose2d(self.a(x), self.w, self.b, stride=2))
+
+    return net(forward, a=conv(3, 6), w=parameter(6, 8, 2, 2), b=parameter(8), out=conv(8, 5))
+
+
+@case({"a": (6, 1), "w1": (4, 1)}, shapes=[(2, 3, 6)])
+def functional_transposed_in_one_dim() -> nn.Module:
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(F.relu(F.conv_transpose1d(self.a(x), self.w1, padding=1)))
+
+    return net(forward, a=nn.Conv1d(3, 6, 1), w1=parameter(6, 4, 3), out=nn.Conv1d(4, 5, 1))
+
+
+@case({"a": (6, 1), "w3": (4, 1)}, shapes=[(2, 3, 4, 4, 4)])
+def functional_transposed_in_three_dims() -> nn.Module:
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(F.relu(F.conv_transpose3d(self.a(x), self.w3, stride=2)))
+
+    return net(forward, a=nn.Conv3d(3, 6, 1), w3=parameter(6, 4, 2, 2, 2), out=nn.Conv3d(4, 5, 1))
+
+
+@case({"a": (6, 2), "w": (8, 2)})
+def functional_grouped() -> nn.Module:
+    """All groups share the second axis of the weight: equal places of both come and go together."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(F.conv2d(F.relu(self.a(x)), self.w, self.b, groups=2))
+
+    return net(forward, a=conv(3, 6), w=parameter(8, 3, 2, 2), b=parameter(8), out=conv(8, 5))
+
+
+@case({"a": (6, 2), "w": (8, 2)})
+def functional_grouped_transposed() -> nn.Module:
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(F.conv_transpose2d(F.relu(self.a(x)), self.w, self.b, stride=2, groups=2))
+
+    return net(forward, a=conv(3, 6), w=parameter(6, 4, 2, 2), b=parameter(8), out=conv(8, 5))
+
+
+@case({"a": (6, 1)})
+def functional_depthwise_transposed() -> nn.Module:
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.a(x)
+        return self.out(F.conv_transpose2d(y, self.w, stride=2, groups=y.shape[1]))
+
+    return net(forward, a=conv(3, 6), w=parameter(6, 2, 2, 2), out=conv(12, 5))
+
+
+@case({"a": (12, 1), "b": (8, 1)})
+def weight_norm() -> nn.Module:
+    """g and v are parameters of the graph; zeros in v at a new input leave the norm as it is."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(F.relu(self.b(F.relu(self.a(x)))).mean((2, 3)))
+
+    return net(
+        forward,
+        a=parametrizations.weight_norm(conv(3, 12, 3)),
+        b=parametrizations.weight_norm(conv(12, 8, 3)),
+        out=parametrizations.weight_norm(nn.Linear(8, 5)),
+    )
+
+
+@case({"a": (12, 1), "b": (8, 1)}, mixed=["b"])
+def weight_norm_transposed() -> nn.Module:
+    """The norm of each input goes over all outputs, so a new output of ``b`` changes it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(F.relu(self.b(F.relu(self.a(x)))))
+
+    b = parametrizations.weight_norm(nn.ConvTranspose2d(12, 8, 3))
+    return net(forward, a=parametrizations.weight_norm(conv(3, 12, 3)), b=b, out=conv(8, 5))
+
+
+@case({"a": (12, 1), "b": (8, 1)}, mixed=["a", "b"])
+def weight_norm_over_all() -> nn.Module:
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(F.relu(self.b(F.relu(self.a(x)))))
+
+    a, b = (parametrizations.weight_norm(layer, dim=None) for layer in (conv(3, 12, 3), conv(12, 8, 3)))
+    return net(forward, a=a, b=b, out=conv(8, 5))
+
+
+@case({}, {"a": "meets channels of a fixed number"})
+def spectral_norm() -> nn.Module:
+    """Its vectors of singular directions belong to one matrix: what it touches stays."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(F.relu(self.s(F.relu(self.a(x)))))
+
+    return net(forward, a=conv(3, 8), s=parametrizations.spectral_norm(conv(8, 12, 3)), out=conv(12, 5))
+
+
+@case({}, {"a": "meets channels of a fixed number"})
+def orthogonal() -> nn.Module:
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(F.relu(self.s(F.relu(self.a(x)))))
+
+    return net(forward, a=conv(3, 8), s=parametrizations.orthogonal(conv(8, 12, 3)), out=conv(12, 5))
+
+
+class Halved(nn.Module):
+    def forward(self, weight: Tensor) -> Tensor:
+        return weight * 0.5
+
+
+class Positive(nn.Module):
+    def forward(self, weight: Tensor) -> Tensor:
+        return F.softplus(weight)
+
+
+@case({"a": (12, 1), "b": (8, 1), "c": (6, 1)}, mixed=["b"])
+def own_parametrizations() -> nn.Module:
+    """Both are looked into. Half of zero is zero; softplus of zero is not, so ``c`` cannot ignore a new channel."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(F.relu(self.c(F.relu(self.b(self.a(x))))))
+
+    b, c = conv(12, 8, 3), conv(8, 6)
+    parametrize.register_parametrization(b, "weight", Halved())
+    parametrize.register_parametrization(c, "weight", Positive())
+    return net(forward, a=conv(3, 12), b=b, c=c, out=conv(6, 5))
+
+
+@case({}, {"a": "is not in the table"})
+def parametrized_norm() -> nn.Module:
+    """Only convolutions and linear layers are looked into."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(self.norm(self.a(x)))
+
+    norm = nn.BatchNorm2d(12)
+    parametrize.register_parametrization(norm, "weight", Halved())
+    return net(forward, a=conv(3, 12), norm=norm, out=conv(12, 5))
