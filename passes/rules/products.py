@@ -11,11 +11,12 @@ from collections.abc import Hashable, Iterator
 from typing import Any, ClassVar
 
 import torch
-from torch import fx
+from torch import fx, nn
 
-from conet_fx.passes.call import Call, NoRule, Tensor, Value
+from conet_fx.passes.call import Call, Layer, NoRule, Tensor, Value
 from conet_fx.passes.depth import Dim, is_fixed
 from conet_fx.passes.labels import Fields, MarkCall
+from conet_fx.passes.nodes import attribute
 from conet_fx.passes.rules.base import NodeKind, Rule
 
 Letters = tuple[Hashable, ...]
@@ -58,11 +59,38 @@ class Product(Rule):
             for letter, dim in zip(letters, dims, strict=True):
                 found.setdefault(letter, []).append(dim)
         lengths = {letter: self._meet(call, dims) for letter, dims in found.items()}
+        read = self._weights(call, spelling)
         for letter, dim in lengths.items():
-            if letter not in spelling.result:
+            if letter not in spelling.result and letter not in read:
                 call.mixes(dim)
         self.cost(call, spelling, lengths)
         return Tensor(tuple(lengths[letter] for letter in spelling.result))
+
+    @staticmethod
+    def _weights(call: Call, spelling: Spelling) -> set[Hashable]:
+        """The letters along which a parameter reads the other operand, as a linear layer does: new channels are zeros.
+
+        The parameter then writes what it alone gives to the result.
+        """
+        operands = spelling.operands
+        owners = [_parameter(call, node) for node, _ in operands]
+        if len(operands) != 2 or sum(owner is not None for owner in owners) != 1:
+            return set()
+        place = owners.index(None)
+        (_, given), (node, own) = operands[place], operands[1 - place]
+        layer = owners[1 - place]
+        assert layer is not None
+        dims = dict(zip(own, call.value(node).dims, strict=True))
+        read = {letter for letter in own if letter in given and letter not in spelling.result}
+        written = [letter for letter in own if letter not in given and letter in spelling.result]
+        roles = {role for letter in read for role, dim in layer.dims.items() if dim == dims[letter]}
+        if not read or not written or len(roles) < len(read):
+            return set()
+        call.facts.reading |= {(layer.path, role) for role in roles}
+        call.facts.readers[layer.path] = tuple(part for letter in own if letter in read for part in dims[letter])
+        call.facts.writers[layer.path] = tuple(part for letter in written for part in dims[letter])
+        call.facts.linear.add(layer.path)
+        return read
 
     @staticmethod
     def _meet(call: Call, dims: list[Dim]) -> Dim:
@@ -106,6 +134,18 @@ class Product(Rule):
             if not is_fixed(call.result.dims[axis]):
                 out[axis] = meeting[axis].reshape(meeting[axis].shape[: len(spelling.result)])
         return out
+
+
+def _parameter(call: Call, node: fx.Node) -> Layer | None:
+    """The parameter that an operand is, perhaps with its dims in another order."""
+    while isinstance(node, fx.Node) and node.target in _REORDERED and isinstance(node.args[0], fx.Node):
+        node = node.args[0]
+    if node.op != "get_attr" or not isinstance(attribute(call.root, str(node.target)), nn.Parameter):
+        return None
+    return call.facts.layers.get(str(node.target))
+
+
+_REORDERED = {"t", "transpose", "permute", torch.t, torch.transpose, torch.permute}
 
 
 def _laid_out(field: torch.Tensor, places: list[int], ndim: int) -> torch.Tensor:

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tests.passes.cases import case, conv, net, parameter
+from tests.passes.cases import LINEAR, case, conv, net, parameter
 
 
 @case({"a": (8, 1), "q": (4, 1), "v": (6, 1)}, mixed=["q"])
@@ -82,7 +82,7 @@ def einsum_of_ellipsis_and_implicit_output() -> nn.Module:
     return net(forward, a=conv(3, 8), b=conv(3, 6), out=conv(8, 5))
 
 
-@case({"a": (6, 1)})
+@case({"a": (6, 1)}, {"w": "broadcasts one channel", "w#2": LINEAR})
 def einsum_of_numbers() -> nn.Module:
     """Three operands are followed where nothing moves."""
 
@@ -143,3 +143,22 @@ def inner_and_outer_products() -> nn.Module:
         return self.out(self.a(x) + alike.mean(-1).unsqueeze(1)) * torch.inner(weights, b).mean()
 
     return net(forward, a=conv(3, 8), b=conv(3, 8), u=parameter(4), out=conv(8, 5))
+
+
+@case({"a": (8, 1), "w": (6, 1), "v": (4, 1)}, resize_linear=True)
+def product_with_a_parameter() -> nn.Module:
+    """A parameter that is multiplied is a linear layer: it reads one width and writes another."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.a(x).permute(0, 2, 3, 1) @ self.w + self.b
+        return self.out(torch.einsum("bhwc,dc->bdhw", y.relu(), self.v))
+
+    return net(forward, a=conv(3, 8), w=parameter(8, 6), b=parameter(6), v=parameter(4, 6), out=conv(4, 5))
+
+
+@case({"a": (8, 1)}, {"w": LINEAR})
+def product_with_a_transposed_parameter() -> nn.Module:
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(torch.addmm(self.b, self.a(x).mean((2, 3)), self.w.t()).relu())
+
+    return net(forward, a=conv(3, 8), w=parameter(6, 8), b=parameter(6), out=nn.Linear(6, 5))
