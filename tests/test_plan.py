@@ -150,7 +150,7 @@ def test_strict_is_content_with_what_it_knows() -> None:
 
 def test_strict_refuses_a_layer_that_nobody_knows() -> None:
     with pytest.raises(ConstraintError, match=r"0 at .* is not in the table"):
-        conet_fx.analyze(nn.Sequential(nn.utils.parametrizations.weight_norm(conv(3, 4))), IMAGE, strict=True)
+        conet_fx.analyze(nn.Sequential(nn.utils.parametrizations.weight_norm(nn.BatchNorm2d(3))), IMAGE, strict=True)
 
 
 # --- cost ------------------------------------------------------------------------------------------------------------
