@@ -47,14 +47,10 @@ from conet_fx.passes.rules.layers import (
 )
 from conet_fx.passes.rules.moves import (
     ChannelShuffle,
-    Chunk,
     Concatenation,
     Create,
     Expand,
     Flip,
-    GetItem,
-    Glu,
-    Narrow,
     Pad,
     Permute,
     RepeatInterleave,
@@ -63,13 +59,9 @@ from conet_fx.passes.rules.moves import (
     ReshapeLike,
     ReshapeModule,
     Roll,
-    Select,
-    Split,
     Squeeze,
     Stack,
-    TensorSplit,
     Tile,
-    Unbind,
     Unflatten,
     UnflattenModule,
 )
@@ -78,6 +70,16 @@ from conet_fx.passes.rules.pick import (
     IndexSelect,
     SetItem,
     TopK,
+)
+from conet_fx.passes.rules.pieces import (
+    Chunk,
+    GetItem,
+    Glu,
+    Narrow,
+    Select,
+    Split,
+    TensorSplit,
+    Unbind,
 )
 from conet_fx.passes.rules.products import (
     AddedMatMul,

@@ -11,7 +11,7 @@ from conet_fx.passes.call import Call, Int, NoRule, Tensor, Value, Written
 from conet_fx.passes.depth import Dim, is_fixed
 from conet_fx.passes.labels import Fields, MarkCall
 from conet_fx.passes.rules.base import NodeKind, Rule
-from conet_fx.passes.rules.moves import GetItem
+from conet_fx.passes.rules.pieces import GetItem
 
 _BY_INDEX = "picks channels by an index tensor"
 
