@@ -41,7 +41,7 @@ def steps_of(model: nn.Module, plan: ChannelPlan, axes: set[Axis]) -> dict[str, 
     depths = plan.facts.depths
     names = {id(tensor): name for name, tensor in (*model.named_parameters(), *model.named_buffers())}
     steps: dict[str, Row] = {group.name: {} for group in plan.free}
-    roots = {plan._roots[name]: name for name in steps}
+    roots = {root: group.name for root, group in plan._groups.items() if group.name in steps}
     for layer in plan.facts.layers.values():
         for layout in layer.tensors:
             path = f"{layer.path}.{layout.name}".rstrip(".")
