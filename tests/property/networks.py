@@ -1708,12 +1708,12 @@ def programs(draw: st.DrawFn, names: Sequence[str] | None = None, most: int = 12
     return resolve(dims, channels, space, start + draw(steps(names, most)), returned)
 
 
-def sample(count: int, seed: int) -> list[Program]:
+def sample(count: int, seed: int, names: Sequence[str] | None = None) -> list[Program]:
     """Programs for tests that need many at once."""
     random = Random(seed)
     found = []
     for number in range(count):
-        drawn = random_steps(random, 10)
+        drawn = random_steps(random, 10, names)
         found.append(resolve((2, 2, 1, 3)[number % 4], 4, 4, drawn))
     return found
 
