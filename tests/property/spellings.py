@@ -84,8 +84,7 @@ UNARY: dict[str, tuple[str, Run]] = {
     "polygamma": (LARGE, lambda x: x.polygamma(1)),
     "polygamma_": (LARGE, lambda x: x.clone().polygamma_(1)),
     "torch.randint_like": (POSITIVE, lambda x: torch.randint_like(x, 3)),
-    **{name: (POSITIVE, lambda x, name=name: torch.real(getattr(x, name)()))
-       for name in ("cdouble", "cfloat", "chalf")},
+    **{name: (POSITIVE, lambda x, name=name: torch.real(getattr(x, name)())) for name in ("cdouble", "cfloat")},
     "torch.real": (POSITIVE, lambda x: torch.real(torch.complex(x, x))),
     "torch.imag": (POSITIVE, lambda x: torch.imag(torch.polar(x, x))),
     "view_as_real": (POSITIVE, lambda x: torch.view_as_complex(torch.view_as_real(x.cdouble())).real),

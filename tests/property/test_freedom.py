@@ -37,7 +37,8 @@ GROWTH = range(5)
 MOST_GROWN = 3
 MOST_FOUND = 2000
 
-# what a plan refuses (at least in some spelling), cuts at places that the options do not name, halves that are tied later
+# what a plan refuses (at least in some spelling), cuts at places that the options do not name, what no layer writes,
+# halves that are tied later
 NOT_FOLLOWED = {
     "across_channels", "along_a_dim", "by_class", "cat", "cat_in_space", "checked", "chunk", "conv_function_of_groups",
     "created_by_number", "created_tensor", "deformable", "dot_product_attention", "elementwise", "elementwise_of_two",

@@ -7,10 +7,11 @@ import subprocess
 import sys
 import tempfile
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import pytest
 import safetensors.torch
 import torch
 from hypothesis import given
@@ -22,12 +23,21 @@ from torch.utils.flop_counter import FlopCounterMode
 from conet_fx import recipe
 from conet_fx.plan import ChannelPlan, analyze
 from tests.passes.battery import masked
-from tests.property.networks import Program, RandomNet, programs, randomize, sample
+from tests.property.networks import OPERATORS, Program, RandomNet, programs, randomize, sample
 from tests.property.profiles import EXAMPLES, Examples, few_left_out
 
 Picks = Sequence[tuple[int, int]]  # which group, which step
 PICKS = st.lists(st.tuples(st.integers(0, 11), st.integers(0, 4)), min_size=1, max_size=8)
 LINEAR = st.booleans()
+# operators of which a recipe does not name every spelling
+NOT_SAVED = {
+    "across_channels", "along_a_dim", "by_class", "cat", "cat_in_space", "channel_shuffle", "checked", "chunk",
+    "conv_function_of_groups", "created_by_number", "deformable", "dot_product_attention", "elementwise",
+    "elementwise_of_two", "embedded", "gated", "linear_by_product", "move_in_space", "multihead_attention",
+    "pool_and_unpool", "products", "recurrent", "reduction", "sampled", "similarity", "split_by_list", "split_by_size",
+    "there_and_back", "weight_normed", "written",
+}  # fmt: skip
+SAVED = [name for name in OPERATORS if name not in NOT_SAVED]
 
 
 def network(program: Program) -> RandomNet:
@@ -99,6 +109,14 @@ def test_the_present_sizes_give_the_same_network(program: Program, resize_linear
     for mode in (False, True):
         pairs = zip(run(resized.train(mode), program), run(model.train(mode), program), strict=True)
         assert all(torch.equal(found, expected) for found, expected in pairs)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _every_product_is_counted() -> Iterator[None]:
+    """The fused kernel of nn.MultiheadAttention is unknown to the counter."""
+    torch.backends.mha.set_fastpath_enabled(False)
+    yield
+    torch.backends.mha.set_fastpath_enabled(True)
 
 
 @EXAMPLES
@@ -191,7 +209,7 @@ def saved(program: Program, picks: Picks, folder: Path) -> fx.GraphModule:
 
 
 @EXAMPLES
-@given(programs(), PICKS)
+@given(programs(SAVED), PICKS)
 def test_what_is_saved_is_loaded(program: Program, picks: Picks) -> None:
     with tempfile.TemporaryDirectory() as folder:
         resized = saved(program, picks, Path(folder))
@@ -218,7 +236,7 @@ for folder in Path(sys.argv[1]).iterdir():
 
 def test_another_process_loads_what_was_saved(tmp_path: Path) -> None:
     cases = {}
-    for number, program in enumerate(sample(40, seed=0)):
+    for number, program in enumerate(sample(40, seed=0, names=SAVED)):
         folder = tmp_path / str(number)
         cases[folder] = run(saved(program, [(i, number % 5) for i in range(12)], folder), program)
         safetensors.torch.save_file({"x": program.input()}, folder / "input")

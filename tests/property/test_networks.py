@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+import torchvision.ops
 from hypothesis import given, settings
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
@@ -66,6 +67,8 @@ TRACED_THROUGH = "torch.fx records what it calls"
 IN_PLACE = "torch.fx writes x += y as x + y, and x.__add__(y) too"
 NUMBERS = "its argument is a number that Python has already got when torch.fx records"
 ON_A_GPU = "runs only where there is a GPU"
+BOXES = "takes boxes, which are data of their own: it is in the catalogue"
+EXPERIMENTAL = "warns that torch hardly supports it"
 RANDOM = "draws random numbers for each channel, so that no resize can keep its function"
 NOT_GENERATED: dict[Callable[..., Any] | str | type, str] = {
     **dict.fromkeys([F.sigmoid, F.tanh, F.upsample, F.upsample_nearest, F.upsample_bilinear], TRACED_THROUGH),
@@ -77,6 +80,8 @@ NOT_GENERATED: dict[Callable[..., Any] | str | type, str] = {
     **dict.fromkeys([builtins.len, operator.not_], NUMBERS),
     **dict.fromkeys(["cuda", "xpu", "get_device", "pin_memory"], ON_A_GPU),
     nn.SyncBatchNorm: ON_A_GPU,
+    "chalf": EXPERIMENTAL,
+    **dict.fromkeys([torchvision.ops.roi_align, torchvision.ops.roi_pool], BOXES),
     **dict.fromkeys([nn.FractionalMaxPool2d, nn.FractionalMaxPool3d], RANDOM),
     **dict.fromkeys([F.fractional_max_pool2d, F.fractional_max_pool3d], RANDOM),
     **dict.fromkeys([F.fractional_max_pool2d_with_indices, F.fractional_max_pool3d_with_indices], RANDOM),
