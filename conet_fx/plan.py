@@ -7,9 +7,11 @@ smaller = plan.resize({"layer1.0.conv1": 24}, init="inherit")
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+import gc
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -62,15 +64,30 @@ def analyze(
     Raises ``TypeError`` or ``ValueError`` for bad arguments, :class:`~conet_fx.errors.TraceError` for a model that
     cannot be traced, :class:`~conet_fx.errors.ConstraintError` with ``strict``.
     """
-    traced = trace(model, example_inputs, is_leaf=ops.knows, in_pieces=not strict)
-    options = Options(tie_concat=tie_concat, strict=strict, resize_linear=resize_linear)
-    facts = propagate(traced, options)
-    annotate(traced.graph_module, facts, facts.depths.size)
-    record(traced.graph_module, facts, options)
+    with _collector_paused():
+        traced = trace(model, example_inputs, is_leaf=ops.knows, in_pieces=not strict)
+        options = Options(tie_concat=tie_concat, strict=strict, resize_linear=resize_linear)
+        facts = propagate(traced, options)
+        annotate(traced.graph_module, facts, facts.depths.size)
+        record(traced.graph_module, facts, options)
     plan = ChannelPlan(traced, facts)
     if traced.pieces and not plan.free:
         raise TraceError(traced.pieces.reason)
     return plan
+
+
+@contextlib.contextmanager
+def _collector_paused() -> Iterator[None]:
+    """No search for cycles meanwhile: a graph is many objects that stay, and looking through them takes time that grows
+    faster than the graph.
+    """
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 class ChannelPlan:

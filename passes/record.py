@@ -152,6 +152,8 @@ class Recorder(fx.Tracer):
             raise
         except Exception as error:
             raise TraceError(f"{name} cannot be traced: {type(error).__name__}: {error} ({_line_of(error)})") from error
+        for node in graph.nodes:
+            node.meta.pop("is_wrapped", None)  # or the generated code would wrap the function for good
         output = graph.output_node()
         output.meta.update(val=self.shapes.of(output, root, self._operand), source="", scope="")
         own = {name for name, _ in (*self.model.named_parameters(), *self.model.named_buffers())}

@@ -220,13 +220,19 @@ def _reset(resized: nn.Module, originals: Mapping[int, torch.Tensor]) -> None:
     else drawn from the normal distribution of its mean and standard deviation. A buffer repeats its values.
     """
     for module in resized.modules():
-        for tensor in (*module._parameters.values(), *module._buffers.values()):
-            if tensor is not None:
-                _fill_like(tensor, originals[id(tensor)])
+        if not _resets_all(module):
+            for tensor in (*module._parameters.values(), *module._buffers.values()):
+                if tensor is not None:
+                    _fill_like(tensor, originals[id(tensor)])
     for module in reversed(list(resized.modules())):
         reset = getattr(module, "reset_parameters", None) or getattr(module, "_reset_parameters", None)
         if callable(reset) and not isinstance(module, fx.GraphModule):
             reset()
+
+
+def _resets_all(module: nn.Module) -> bool:
+    """True for a layer of torch.nn, whose ``reset_parameters`` writes every tensor that it has."""
+    return type(module).__module__.startswith("torch.nn.modules.") and hasattr(module, "reset_parameters")
 
 
 def _fill_like(new: torch.Tensor, old: torch.Tensor) -> None:

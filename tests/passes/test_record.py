@@ -316,3 +316,22 @@ def test_nodes_of_a_resized_graph_keep_where_they_come_from() -> None:
             assert node.meta["nn_module_stack"]
     stack = next(n for n in plan.resize({}).graph.nodes if n.op == "call_method").meta["nn_module_stack"]
     assert list(stack) == ["block"]
+
+
+def test_a_recorded_function_can_be_recorded_again() -> None:
+    def forward(self: Any, x: Tensor) -> Tensor:
+        y = self.a(x)
+        return self.out(y + torch.arange(y.shape[1]).view(1, -1, 1, 1))
+
+    for _ in range(2):
+        plan = conet_fx.analyze(net(forward, a=conv(3, 4), out=conv(4, 2)), IMAGE)
+        plan.resize({"a": 6})(IMAGE)
+
+
+def test_a_transformer_layer_of_torch() -> None:
+    layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+    model = net(
+        lambda self, x: self.out(self.layer(self.a(x).flatten(2).mT)), a=conv(3, 8), layer=layer, out=nn.Linear(8, 2)
+    )
+    plan = check_everything(model, IMAGE, resize_linear=True)
+    assert {group.name: (group.size, group.quantum) for group in plan.free} == {"a": (8, 2), "layer.linear1": (16, 1)}

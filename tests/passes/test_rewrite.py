@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 from torch import nn
 
 import conet_fx
+from tests.test_recipe import LEAVES
 
 
 class TwoOrders(nn.Module):
@@ -58,3 +60,15 @@ def test_an_axis_that_keeps_its_size_is_inherited_whole() -> None:
     grown = conet_fx.analyze(model, x).resize({"a": 6}, init="inherit")
     torch.testing.assert_close(grown(x), model(x))
     assert torch.equal(grown.position[:, :4], model.position)
+
+
+@pytest.mark.parametrize("leaf", [leaf for leaf, _ in LEAVES if hasattr(leaf, "reset_parameters")], ids=str)
+def test_layers_of_torch_reset_all_their_tensors(leaf: nn.Module) -> None:
+    """Fresh weights are left to them alone."""
+    leaf = copy.deepcopy(leaf)
+    own = [t for t in (*leaf._parameters.values(), *leaf._buffers.values()) if t is not None]
+    with torch.no_grad():
+        for tensor in own:
+            tensor.fill_(float("nan") if tensor.is_floating_point() else -7)
+    leaf.reset_parameters()
+    assert not any(bool((tensor.isnan() | (tensor == -7)).any()) for tensor in own)
