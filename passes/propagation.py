@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import torch
 
+from conet_fx.errors import ConetError
 from conet_fx.passes import ops
 from conet_fx.passes.call import Call, Facts, Layout, NoRule, Options, dims_in
 from conet_fx.passes.depth import Slot
@@ -35,6 +36,8 @@ def propagate(traced: Trace, options: Options) -> Facts:
                 raise NoRule("its result has another shape")
         except NoRule as use:
             facts.values[node] = Opaque().because(call, f"is used in a way that is not followed ({use})")
+        except ConetError:
+            raise
         except Exception as error:
             error.add_note(f"while the rule {type(entry.rule).__name__} followed {source(node)}")
             raise
