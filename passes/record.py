@@ -59,6 +59,8 @@ class Proxy(fx.Proxy):
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):  # a protocol that torch asks any object for
             raise AttributeError(name)
+        if name == "ndim" and isinstance(value := self.node.meta["val"], torch.Tensor):
+            return value.ndim  # the number of dims never changes
         if name == "type" and isinstance(device := self.node.meta["val"], torch.device):
             return device.type  # a name that Python looks at, as torch.autocast does
         return _AttributeProxy(self, name)
@@ -144,6 +146,7 @@ class Recorder(fx.Tracer):
                 _isinstance_that_sees_values(root),
                 self._wrapped_functions(),
                 _no_autograd_functions(),
+                _einops_that_takes_proxies(),
                 custom.recording(),
                 self._noting_autocast(),
             ):
@@ -457,6 +460,27 @@ def _isinstance_that_sees_values(model: nn.Module) -> Iterator[None]:
     finally:
         for space in spaces.values():
             del space["isinstance"]
+
+
+@contextlib.contextmanager
+def _einops_that_takes_proxies() -> Iterator[None]:
+    """Let einops, where the model's code has imported it, rearrange proxies as it does tensors.
+
+    It looks for a library by the type of a tensor, and remembers that type and the sizes that it has seen.
+    """
+    core, backends = sys.modules.get("einops.einops"), sys.modules.get("einops._backends")
+    if core is None or backends is None:
+        yield
+        return
+    known, remembering = dict(backends._type2backend), core._reconstruct_from_shape
+    backends._type2backend[Proxy] = backends._type2backend[_AttributeProxy] = backends.get_backend(torch.empty(0))
+    core._reconstruct_from_shape = core._reconstruct_from_shape_uncached  # type: ignore[attr-defined]
+    try:
+        yield
+    finally:
+        core._reconstruct_from_shape = remembering  # type: ignore[attr-defined]
+        backends._type2backend.clear()
+        backends._type2backend.update(known)
 
 
 def _has_proxies(nest: Any) -> bool:

@@ -162,6 +162,8 @@ class Reshape(Rule):
             if sum(before[axis] > 1 for axis in movable) == 1 < len(movable):
                 call.freeze(*(dims[a] for a in movable if before[a] == 1), because="removes the dim of one channel")
                 movable = [axis for axis in movable if before[axis] > 1]
+            if len(movable) > 1:
+                movable = self._with_owners(call, dims, movable)
             if not movable:
                 continue
             if len(movable) > 1 or not outputs:
@@ -183,6 +185,19 @@ class Reshape(Rule):
             if given != _INFERRED:
                 self._settle(call, o, out[o])
         return Tensor(tuple(out))
+
+    @staticmethod
+    def _with_owners(call: Call, dims: tuple[Dim, ...], axes: list[int]) -> list[int]:
+        """Of two dims that merge, the one that some layer has; the other one, made by expand or zeros, stays."""
+        depths = call.depths
+        owned = {
+            root for layer in call.facts.layers.values() for dim in layer.dims.values() for root in depths.roots(dim)
+        }
+        owners = [axis for axis in axes if owned.intersection(depths.roots(dims[axis]))]
+        if len(owners) != 1:
+            return axes
+        call.freeze(*(dims[axis] for axis in axes if axis not in owners), because="repeats channels by a number")
+        return owners
 
     def _settle(self, call: Call, axis: int, dim: Dim) -> None:
         """The new dim at ``axis`` is ``dim``, whose size the operator was given."""
