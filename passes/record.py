@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import dataclasses
+import inspect
 import linecache
 import math
 import operator
@@ -26,9 +27,11 @@ from typing import Any
 import torch
 import torchvision.ops
 from torch import fx, nn
+from torch._dynamo import OptimizedModule
 from torch.fx.node import map_aggregate
 from torch.fx.proxy import Attribute
 from torch.nn.utils import parametrizations, parametrize
+from torch.utils.checkpoint import CheckpointFunction
 
 from conet_fx.errors import TraceError
 from conet_fx.passes import custom
@@ -134,6 +137,7 @@ class Recorder(fx.Tracer):
         self._instead: dict[fx.Node, fx.Node] = {}
         self._detached: dict[fx.Node, fx.Node] = {}
         self._without_grad: set[fx.Node] = set()
+        self._cuts = False
 
     def record(self) -> fx.Graph:
         """The graph; each node has its value in ``meta["val"]``. Raises :class:`TraceError`."""
@@ -200,6 +204,8 @@ class Recorder(fx.Tracer):
     ) -> Any:
         if self.running:
             return forward(*args, **kwargs)
+        if isinstance(m, OptimizedModule):  # what torch.compile gives: the module itself is inside
+            forward = m._orig_mod
         path = self.path_of_module(m)
         depth = len(self.module_stack)
         before = next(iter(reversed(self.graph.nodes)))
@@ -243,7 +249,10 @@ class Recorder(fx.Tracer):
         return super().create_arg(a)
 
     def create_proxy(self, kind: str, target: Any, args: Any, kwargs: Any, *rest: Any, **more: Any) -> fx.Proxy:
+        # what is written into without gradients must not come to have some (moving averages)
+        self._cuts = not torch.is_grad_enabled() and _is_in_place(target)
         proxy = super().create_proxy(kind, target, args, kwargs, *rest, **more)
+        self._cuts = False
         node = proxy.node
         node.meta["source"], node.meta["stack_trace"] = _user_line()
         node.meta["scope"] = self.scope.module_path
@@ -313,11 +322,12 @@ class Recorder(fx.Tracer):
         """The node to use for ``node``: the result of a view in place; cut off if it was made without gradients."""
         while node in self._instead:
             node = self._instead[node]
-        if not (node in self._without_grad and torch.is_grad_enabled() and isinstance(node.meta["val"], torch.Tensor)):
+        cut = (self._cuts and node.op != "get_attr") or (node in self._without_grad and torch.is_grad_enabled())
+        if not (cut and isinstance(node.meta["val"], torch.Tensor)):
             return node
         if node not in self._detached:
-            cut = self._detached[node] = self.create_node("call_method", "detach", (node,), {})
-            cut.meta.update({key: node.meta[key] for key in ("val", "source", "stack_trace", "scope")})
+            detached = self._detached[node] = self.create_node("call_method", "detach", (node,), {})
+            detached.meta.update({key: node.meta[key] for key in ("val", "source", "stack_trace", "scope")})
         return self._detached[node]
 
     def _forget_nodes_after(self, last: fx.Node) -> None:
@@ -347,7 +357,7 @@ class Recorder(fx.Tracer):
                 "are the usual cause: replace old-style weight_norm or spectral_norm by torch.nn.utils.parametrizations"
             ) from error
         for module in root.modules():
-            if not isinstance(module, torch.jit.ScriptModule):
+            if "training" in vars(module):
                 # what is not in __dict__ is asked of __getattr__, which fx lets us see
                 module._buffers["training"] = module.__dict__.pop("training") != self.flip_mode
         return root
@@ -392,6 +402,9 @@ def _no_autograd_functions() -> Iterator[None]:
 
     def apply(cls: type, *args: Any, **kwargs: Any) -> Any:
         if any(isinstance(a, fx.Proxy) for a in (*args, *kwargs.values())):
+            if cls is CheckpointFunction:  # computes the same, with less memory
+                run, _, *given = args
+                return run(*given)
             raise TraceError(
                 f"{cls.__name__} is a torch.autograd.Function, whose backward no graph can hold: call it in a module "
                 f"of its own, and say how that carries channels with conet_fx.register_module ({_user_line()[0]})"
@@ -447,7 +460,8 @@ def _isinstance_that_sees_values(model: nn.Module) -> Iterator[None]:
     def sees_values(obj: Any, kind: Any) -> bool:
         return isinstance(obj.node.meta["val"] if isinstance(obj, Proxy) else obj, kind)
 
-    functions = (getattr(type(module).forward, "__globals__", {}) for module in model.modules())
+    forwards = (inspect.getattr_static(type(module), "forward", None) for module in model.modules())
+    functions = (getattr(forward, "__globals__", {}) for forward in forwards)
     spaces = {
         id(space): space
         for space in functions
@@ -481,6 +495,11 @@ def _einops_that_takes_proxies() -> Iterator[None]:
         core._reconstruct_from_shape = remembering  # type: ignore[attr-defined]
         backends._type2backend.clear()
         backends._type2backend.update(known)
+
+
+def _is_in_place(target: Any) -> bool:
+    name = target if isinstance(target, str) else getattr(target, "__name__", "")
+    return target is operator.setitem or (name.endswith("_") and not name.endswith("__"))
 
 
 def _has_proxies(nest: Any) -> bool:

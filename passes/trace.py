@@ -11,7 +11,9 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import torch
 from torch import fx, nn
+from torch._dynamo import OptimizedModule
 
 from conet_fx.errors import TraceError
 from conet_fx.passes import islands
@@ -62,6 +64,12 @@ def trace(
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, not {type(model).__name__}")
+    for path, module in model.named_modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            what = f"{path!r}, a TorchScript module," if path else "A TorchScript module"
+            raise TraceError(f"{what} has no Python to trace: take the nn.Module that it was made from")
+    if isinstance(model, OptimizedModule):
+        model = model._orig_mod
     call = Arguments.of_example(model, example_inputs)
     with undisturbed():
         try:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
+from torch.utils.checkpoint import checkpoint
 
 import conet_fx
 from conet_fx.errors import ConstraintError, ResizeError, TraceError
@@ -335,3 +337,51 @@ def test_a_transformer_layer_of_torch() -> None:
     )
     plan = check_everything(model, IMAGE, resize_linear=True)
     assert {group.name: (group.size, group.quantum) for group in plan.free} == {"a": (8, 2), "layer.linear1": (16, 1)}
+
+
+def test_checkpoints_compute_the_same_without_them() -> None:
+    def forward(self: Any, x: Tensor) -> Tensor:
+        y = checkpoint(self.b, self.a(x), use_reentrant=True)
+        return self.out(checkpoint(self.c, y, use_reentrant=False))
+
+    plan = conet_fx.analyze(net(forward, a=conv(3, 6), b=conv(6, 5), c=conv(5, 4), out=conv(4, 2)), IMAGE)
+    assert [group.name for group in plan.free] == ["a", "b", "c"]
+    resized = plan.resize({"b": 3})
+    assert len(gradients(resized, IMAGE, True)) == 8
+
+
+def test_what_torch_compile_gives_is_the_module_inside() -> None:
+    inner = nn.Sequential(conv(3, 6), nn.ReLU(), conv(6, 5))
+    plan = conet_fx.analyze(torch.compile(inner, backend="eager"), IMAGE)
+    assert [group.name for group in plan.free] == ["0"]
+    model = net(lambda self, x: self.out(self.m(x)), m=torch.compile(inner, backend="eager"), out=conv(5, 2))
+    plan = conet_fx.analyze(model, IMAGE)
+    assert [group.name for group in plan.free] == ["m._orig_mod.0", "m._orig_mod.2"]
+    plan.resize({"m._orig_mod.0": 4})(IMAGE)
+
+
+def test_torchscript_has_no_python_to_trace() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        scripted = torch.jit.script(nn.Sequential(conv(6, 6), nn.ReLU()))
+    model = net(lambda self, x: self.out(self.m(self.a(x))), a=conv(3, 6), m=scripted, out=conv(6, 2))
+    with pytest.raises(TraceError, match="'m', a TorchScript module, has no Python to trace"):
+        conet_fx.analyze(model, IMAGE)
+    with pytest.raises(TraceError, match=r"take the nn\.Module that it was made from"):
+        conet_fx.analyze(scripted, IMAGE)
+
+
+def test_a_moving_average_can_be_trained_twice() -> None:
+    def forward(self: Any, x: Tensor) -> Tensor:
+        y = self.a(x)
+        with torch.no_grad():
+            self.mean.mul_(0.9).add_(y.mean((0, 2, 3)), alpha=0.1)
+        return self.out(y - self.mean.view(1, -1, 1, 1))
+
+    model = net(forward, a=conv(3, 6), out=conv(6, 2))
+    model.register_buffer("mean", torch.zeros(6))
+    resized = conet_fx.analyze(model, IMAGE).resize({"a": 4})
+    for _ in range(2):
+        resized(IMAGE).sum().backward()
+    assert resized.mean.abs().sum() > 0
+    assert not resized.mean.requires_grad
