@@ -1,7 +1,7 @@
 """Which networks conet-fx can follow, how far, and whether what it then promises holds.
 
     python -m benchmarks.coverage [--zoo torchvision|timm|all] [--models NAME,...] [--alone N | --every] [--peers]
-                                  [--jobs N] [--timeout S] [--out FILE [--resume [--failed]]]
+                                  [--jobs N] [--timeout S] [--out FILE [--resume [--failed]]] [--markdown FILE]
 
 Every network runs in a process of its own, with one thread and a time limit, so a crash or a hang is one row. A
 row says what the plan found: free groups, frozen ones by reason, operators that are not followed, and convolutions that
@@ -256,6 +256,26 @@ def table_of(rows: Sequence[Row]) -> Table:
     return table
 
 
+def markdown_of(rows: Sequence[Row], command: str) -> str:
+    """The table, sums and faults as a page of the docs."""
+    table = table_of(rows)
+    names = [str(column.header) for column in table.columns]
+    lines = ["# Coverage", "", f"`{command}`, {describe()}", ""]
+    sums, _, details = "\n".join(summary_of(rows)).partition("\n\n")
+    lines += [f"* {line}" for line in sums.split("\n")]
+    lines += ["", str(table.caption) + ". Groups: free of all. Checks: see the head of `benchmarks/coverage.py`.", ""]
+    lines += ["| " + " | ".join(names) + " |", "| " + " | ".join("---" for _ in names) + " |"]
+    cells = zip(*(list(column.cells) for column in table.columns), strict=True)
+    lines += ["| " + " | ".join(map(str, row)) + " |" for row in cells]
+    lines += [
+        "",
+        "## Faults, and convolutions that are frozen",
+        "",
+        *(f"* {line}" for line in details.split("\n") if line),
+    ]
+    return "\n".join(lines) + "\n"
+
+
 def cells_of(row: Row) -> list[str]:
     if "convs" not in row:
         return ["-"] * 6 + ["not traced" if "error" in row else "-"] + ["-"] * 3
@@ -353,6 +373,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--timeout", type=float, default=300, help="seconds for one network (default 300)")
     parser.add_argument("--peer-timeout", type=float, default=120, help="seconds for Torch-Pruning (default 120)")
     parser.add_argument("--out", type=Path, metavar="FILE", help="write the rows there, as JSON, after each network")
+    parser.add_argument(
+        "--markdown", type=Path, metavar="FILE", help="write the table there too, as a page of the docs"
+    )
     parser.add_argument("--resume", action="store_true", help="keep the rows that FILE has")
     parser.add_argument("--failed", action="store_true", help="with --resume: but measure those with faults again")
     parser.add_argument("--one", metavar="NAME", help=argparse.SUPPRESS)
@@ -386,6 +409,10 @@ def main(arguments: list[str] | None = None) -> None:
     for line in summary_of(shown):
         console.print(line)
     console.print(describe())
+    if options.markdown:
+        options.markdown.write_text(
+            markdown_of(shown, f"python -m benchmarks.coverage {' '.join(arguments or sys.argv[1:])}")
+        )
 
 
 def chosen(which: str, parts: str | None) -> list[str]:

@@ -29,6 +29,9 @@ TOLERANCE = 1e-9  # float64, relative to the largest output
 def call(module: nn.Module, inputs: Any) -> Any:
     """``module`` on inputs in any form that ``analyze`` takes."""
     if isinstance(inputs, Mapping):
+        if isinstance(module, fx.GraphModule):  # what is no tensor is fixed in the graph
+            taken = {node.target for node in module.graph.find_nodes(op="placeholder")}
+            return module(**{name: value for name, value in inputs.items() if name in taken})
         return module(**inputs)
     return module(*inputs) if isinstance(inputs, (tuple, list)) else module(inputs)
 
