@@ -40,7 +40,8 @@ __all__ = ["ChannelGroup", "ChannelPlan", "Cost", "analyze"]
 @dataclasses.dataclass(frozen=True)
 class Cost:
     """``params``: trainable and frozen parameters. ``macs``: multiply-adds of convolutions, linear layers and matrix
-    products in one forward pass of the example inputs (a multiply-add is one MAC; it is two FLOPs).
+    products in one forward pass of the example inputs (a multiply-add is one MAC; it is two FLOPs). For a model that is
+    traced in pieces: in one call of each piece.
     """
 
     params: int
