@@ -13,15 +13,10 @@ from __future__ import annotations
 import contextlib
 import copy
 import dataclasses
-import inspect
-import linecache
 import math
 import operator
-import os
-import sys
 import types
 from collections.abc import Callable, Iterator
-from types import FrameType
 from typing import Any
 
 import torch
@@ -31,16 +26,20 @@ from torch._dynamo import OptimizedModule
 from torch.fx.node import map_aggregate
 from torch.fx.proxy import Attribute
 from torch.nn.utils import parametrizations, parametrize
-from torch.utils.checkpoint import CheckpointFunction
 
 from conet_fx.errors import TraceError
 from conet_fx.passes import custom
 from conet_fx.passes.inputs import Arguments
+from conet_fx.passes.lines import line_of, user_line
 from conet_fx.passes.nodes import attribute, leaves, plain_subclass, source, tensors
+from conet_fx.passes.patches import (
+    einops_that_takes_proxies,
+    factories_that_take_proxies,
+    isinstance_that_sees_values,
+    no_autograd_functions,
+)
 from conet_fx.passes.shapes import RESHAPE_IN_PLACE, Shapes, to_meta
 
-_TORCH = os.path.dirname(os.path.abspath(torch.__file__)) + os.sep
-_HERE = os.path.dirname(os.path.abspath(__file__)) + os.sep
 # Functions that torch cannot dispatch, or would look into: each is one node of the graph when given a proxy.
 _RECORDED = (
     *(math.sqrt, math.log, math.log2, math.log10, math.exp, math.pow),
@@ -89,7 +88,7 @@ class Proxy(fx.Proxy):
     def _read(self, use: str) -> Any:
         """The number that this proxy stands for; what the model computes with it will not follow another size."""
         number = self.tracer.number(self, use)
-        self.node.meta.setdefault("read_as_number", []).append(f"{use} at {_user_line()[0]}")
+        self.node.meta.setdefault("read_as_number", []).append(f"{use} at {user_line()[0]}")
         return number
 
 
@@ -146,11 +145,11 @@ class Recorder(fx.Tracer):
         try:
             with (
                 torch.enable_grad(),
-                _factories_that_take_proxies(),
-                _isinstance_that_sees_values(root),
+                factories_that_take_proxies(),
+                isinstance_that_sees_values(root),
                 self._wrapped_functions(),
-                _no_autograd_functions(),
-                _einops_that_takes_proxies(),
+                no_autograd_functions(),
+                einops_that_takes_proxies(Proxy, _AttributeProxy),
                 custom.recording(),
                 self._noting_autocast(),
             ):
@@ -158,7 +157,7 @@ class Recorder(fx.Tracer):
         except TraceError:
             raise
         except Exception as error:
-            raise TraceError(f"{name} cannot be traced: {type(error).__name__}: {error} ({_line_of(error)})") from error
+            raise TraceError(f"{name} cannot be traced: {type(error).__name__}: {error} ({line_of(error)})") from error
         for node in graph.nodes:
             node.meta.pop("is_wrapped", None)  # or the generated code would wrap the function for good
         output = graph.output_node()
@@ -254,7 +253,7 @@ class Recorder(fx.Tracer):
         proxy = super().create_proxy(kind, target, args, kwargs, *rest, **more)
         self._cuts = False
         node = proxy.node
-        node.meta["source"], node.meta["stack_trace"] = _user_line()
+        node.meta["source"], node.meta["stack_trace"] = user_line()
         node.meta["scope"] = self.scope.module_path
         try:
             node.meta["val"] = self._run(node)
@@ -289,7 +288,7 @@ class Recorder(fx.Tracer):
             raise TraceError(
                 f"{source(proxy.node)}: {use} depends on the data in a tensor, and a graph has one path for all data. "
                 "Use torch.where, or put the branch in a module that conet-fx need not look into. "
-                f"Line: {_user_line()[0]}"
+                f"Line: {user_line()[0]}"
             )
         return value
 
@@ -313,7 +312,7 @@ class Recorder(fx.Tracer):
 
     def _operand(self, node: fx.Node) -> Any:
         if "val" not in node.meta:  # a tensor that fx found in a plain attribute
-            where, stack = _user_line()
+            where, stack = user_line()
             value = self.shapes.of(node, self.root, self._operand)
             node.meta.update(val=value, source=where, stack_trace=stack, scope=self.scope.module_path)
         return node.meta["val"]
@@ -368,7 +367,7 @@ class Recorder(fx.Tracer):
         original = torch.autocast.__enter__
 
         def enter(context: torch.autocast) -> Any:
-            if not self.running and (where := _user_line()[0]):
+            if not self.running and (where := user_line()[0]):
                 self.dropped.append(f"autocast at {where}")
             return original(context)  # type: ignore[no-untyped-call]
 
@@ -395,108 +394,6 @@ class Recorder(fx.Tracer):
             known.update(saved)
 
 
-@contextlib.contextmanager
-def _no_autograd_functions() -> Iterator[None]:
-    """Raise at a custom ``torch.autograd.Function``: its forward alone could be recorded, and its backward be lost."""
-    original = torch.autograd.Function.__dict__["apply"]
-
-    def apply(cls: type, *args: Any, **kwargs: Any) -> Any:
-        if any(isinstance(a, fx.Proxy) for a in (*args, *kwargs.values())):
-            if cls is CheckpointFunction:  # computes the same, with less memory
-                run, _, *given = args
-                return run(*given)
-            raise TraceError(
-                f"{cls.__name__} is a torch.autograd.Function, whose backward no graph can hold: call it in a module "
-                f"of its own, and say how that carries channels with conet_fx.register_module ({_user_line()[0]})"
-            )
-        return original.__get__(None, cls)(*args, **kwargs)
-
-    torch.autograd.Function.apply = classmethod(apply)
-    try:
-        yield
-    finally:
-        torch.autograd.Function.apply = original
-
-
-@contextlib.contextmanager
-def _factories_that_take_proxies() -> Iterator[None]:
-    """Let functions that torch cannot dispatch take sizes of the graph.
-
-    ``torch.zeros(x.size(0), 3)`` is recorded as ``torch.zeros((x.size(0), 3))``, ``torch.arange(x.size(1))`` as it is.
-    """
-
-    def taking_proxies(factory: Callable[..., Any]) -> Callable[..., Any]:
-        def call(*size: Any, **options: Any) -> Any:
-            recorded = len(size) > 1 and any(isinstance(length, fx.Proxy) for length in size)
-            return factory(size, **options) if recorded else factory(*size, **options)
-
-        return call
-
-    def recorded(factory: Callable[..., Any]) -> Callable[..., Any]:
-        def call(*args: Any, **options: Any) -> Any:
-            proxy = next((a for a in leaves((args, options)) if isinstance(a, fx.Proxy)), None)
-            if proxy is None:
-                return factory(*args, **options)
-            return proxy.tracer.create_proxy("call_function", factory, args, options)
-
-        return call
-
-    wrappers = dict.fromkeys(("zeros", "ones", "empty", "rand", "randn"), taking_proxies)
-    wrappers |= dict.fromkeys(("tensor", "full", "arange", "linspace", "eye"), recorded)
-    originals = {name: getattr(torch, name) for name in wrappers}
-    try:
-        for name, factory in originals.items():
-            setattr(torch, name, wrappers[name](factory))
-        yield
-    finally:
-        for name, factory in originals.items():
-            setattr(torch, name, factory)
-
-
-@contextlib.contextmanager
-def _isinstance_that_sees_values(model: nn.Module) -> Iterator[None]:
-    """Let ``isinstance(x, torch.Tensor)`` in the files of the model's classes look at what a proxy stands for."""
-
-    def sees_values(obj: Any, kind: Any) -> bool:
-        return isinstance(obj.node.meta["val"] if isinstance(obj, Proxy) else obj, kind)
-
-    forwards = (inspect.getattr_static(type(module), "forward", None) for module in model.modules())
-    functions = (getattr(forward, "__globals__", {}) for forward in forwards)
-    spaces = {
-        id(space): space
-        for space in functions
-        if not space.get("__name__", "torch.").startswith("torch.") and "isinstance" not in space
-    }
-    try:
-        for space in spaces.values():
-            space["isinstance"] = sees_values
-        yield
-    finally:
-        for space in spaces.values():
-            del space["isinstance"]
-
-
-@contextlib.contextmanager
-def _einops_that_takes_proxies() -> Iterator[None]:
-    """Let einops, where the model's code has imported it, rearrange proxies as it does tensors.
-
-    It looks for a library by the type of a tensor, and remembers that type and the sizes that it has seen.
-    """
-    core, backends = sys.modules.get("einops.einops"), sys.modules.get("einops._backends")
-    if core is None or backends is None:
-        yield
-        return
-    known, remembering = dict(backends._type2backend), core._reconstruct_from_shape
-    backends._type2backend[Proxy] = backends._type2backend[_AttributeProxy] = backends.get_backend(torch.empty(0))
-    core._reconstruct_from_shape = core._reconstruct_from_shape_uncached  # type: ignore[attr-defined]
-    try:
-        yield
-    finally:
-        core._reconstruct_from_shape = remembering  # type: ignore[attr-defined]
-        backends._type2backend.clear()
-        backends._type2backend.update(known)
-
-
 def _is_in_place(target: Any) -> bool:
     name = target if isinstance(target, str) else getattr(target, "__name__", "")
     return target is operator.setitem or (name.endswith("_") and not name.endswith("__"))
@@ -504,31 +401,3 @@ def _is_in_place(target: Any) -> bool:
 
 def _has_proxies(nest: Any) -> bool:
     return any(isinstance(leaf, fx.Proxy) for leaf in leaves(nest))
-
-
-def _user_line() -> tuple[str, str]:
-    """ "file:line" of the innermost frame of the user's code (or of a model zoo's) on the stack, and the same in the
-    form of a stack trace.
-    """
-    frame: FrameType | None = sys._getframe(1)
-    while frame is not None and frame.f_code is not Recorder.record.__code__:
-        code = frame.f_code
-        file = code.co_filename
-        if not (file.startswith((_TORCH, _HERE, "<")) or file.endswith("contextlib.py")):
-            number = frame.f_lineno
-            text = linecache.getline(file, number).strip()
-            return f"{file}:{number}", f'  File "{file}", line {number}, in {code.co_name}\n    {text}\n'
-        frame = frame.f_back
-    return "", ""
-
-
-def _line_of(error: BaseException) -> str:
-    """ "file:line" of the innermost frame of the user's code in a traceback."""
-    where = ""
-    trace_back = error.__traceback__
-    while trace_back is not None:
-        file = trace_back.tb_frame.f_code.co_filename
-        if not file.startswith((_TORCH, _HERE, "<")):
-            where = f"{file}:{trace_back.tb_lineno}"
-        trace_back = trace_back.tb_next
-    return where

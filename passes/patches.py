@@ -1,0 +1,119 @@
+"""What makes Python, torch and einops take proxies in place of tensors, for the time of a trace."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import fx, nn
+from torch.utils.checkpoint import CheckpointFunction
+
+from conet_fx.errors import TraceError
+from conet_fx.passes.lines import user_line
+from conet_fx.passes.nodes import leaves
+
+
+@contextlib.contextmanager
+def no_autograd_functions() -> Iterator[None]:
+    """Raise at a custom ``torch.autograd.Function``: its forward alone could be recorded, and its backward be lost."""
+    original = torch.autograd.Function.__dict__["apply"]
+
+    def apply(cls: type, *args: Any, **kwargs: Any) -> Any:
+        if any(isinstance(a, fx.Proxy) for a in (*args, *kwargs.values())):
+            if cls is CheckpointFunction:  # computes the same, with less memory
+                run, _, *given = args
+                return run(*given)
+            raise TraceError(
+                f"{cls.__name__} is a torch.autograd.Function, whose backward no graph can hold: call it in a module "
+                f"of its own, and say how that carries channels with conet_fx.register_module ({user_line()[0]})"
+            )
+        return original.__get__(None, cls)(*args, **kwargs)
+
+    torch.autograd.Function.apply = classmethod(apply)
+    try:
+        yield
+    finally:
+        torch.autograd.Function.apply = original
+
+
+@contextlib.contextmanager
+def factories_that_take_proxies() -> Iterator[None]:
+    """Let functions that torch cannot dispatch take sizes of the graph.
+
+    ``torch.zeros(x.size(0), 3)`` is recorded as ``torch.zeros((x.size(0), 3))``, ``torch.arange(x.size(1))`` as it is.
+    """
+
+    def taking_proxies(factory: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*size: Any, **options: Any) -> Any:
+            recorded = len(size) > 1 and any(isinstance(length, fx.Proxy) for length in size)
+            return factory(size, **options) if recorded else factory(*size, **options)
+
+        return call
+
+    def recorded(factory: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **options: Any) -> Any:
+            proxy = next((a for a in leaves((args, options)) if isinstance(a, fx.Proxy)), None)
+            if proxy is None:
+                return factory(*args, **options)
+            return proxy.tracer.create_proxy("call_function", factory, args, options)
+
+        return call
+
+    wrappers = dict.fromkeys(("zeros", "ones", "empty", "rand", "randn"), taking_proxies)
+    wrappers |= dict.fromkeys(("tensor", "full", "arange", "linspace", "eye"), recorded)
+    originals = {name: getattr(torch, name) for name in wrappers}
+    try:
+        for name, factory in originals.items():
+            setattr(torch, name, wrappers[name](factory))
+        yield
+    finally:
+        for name, factory in originals.items():
+            setattr(torch, name, factory)
+
+
+@contextlib.contextmanager
+def isinstance_that_sees_values(model: nn.Module) -> Iterator[None]:
+    """Let ``isinstance(x, torch.Tensor)`` in the files of the model's classes look at what a proxy stands for."""
+
+    def sees_values(obj: Any, kind: Any) -> bool:
+        return isinstance(obj.node.meta["val"] if isinstance(obj, fx.Proxy) else obj, kind)
+
+    forwards = (inspect.getattr_static(type(module), "forward", None) for module in model.modules())
+    functions = (getattr(forward, "__globals__", {}) for forward in forwards)
+    spaces = {
+        id(space): space
+        for space in functions
+        if not space.get("__name__", "torch.").startswith("torch.") and "isinstance" not in space
+    }
+    try:
+        for space in spaces.values():
+            space["isinstance"] = sees_values
+        yield
+    finally:
+        for space in spaces.values():
+            del space["isinstance"]
+
+
+@contextlib.contextmanager
+def einops_that_takes_proxies(*proxies: type[fx.Proxy]) -> Iterator[None]:
+    """Let einops, where the model's code has imported it, rearrange proxies as it does tensors.
+
+    It looks for a library by the type of a tensor, and remembers that type and the sizes that it has seen.
+    """
+    core, backends = sys.modules.get("einops.einops"), sys.modules.get("einops._backends")
+    if core is None or backends is None:
+        yield
+        return
+    known, remembering = dict(backends._type2backend), core._reconstruct_from_shape
+    backends._type2backend.update(dict.fromkeys(proxies, backends.get_backend(torch.empty(0))))
+    core._reconstruct_from_shape = core._reconstruct_from_shape_uncached  # type: ignore[attr-defined]
+    try:
+        yield
+    finally:
+        core._reconstruct_from_shape = remembering  # type: ignore[attr-defined]
+        backends._type2backend.clear()
+        backends._type2backend.update(known)
