@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import inspect
 import itertools
+import warnings
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from keyword import iskeyword
 from typing import Any
@@ -45,13 +47,14 @@ def _build_modules(root: GraphModule, recipe: Recipe) -> dict[str, nn.Module]:
     """Fill ``root`` with its modules, their tensors on the meta device. Returns the leaves by path."""
     containers: dict[str, nn.Module] = {}
     leaves: dict[str, nn.Module] = {}
+    tensors = Counter(name.rpartition(".")[0] for name in recipe.tensors)
     for path, spec in recipe.modules.items():
         if spec.same_as is not None:
             if spec.same_as not in leaves:
                 raise RecipeError(f"module {path!r} is to be the same as {spec.same_as!r}, which is no leaf before it")
             module = leaves[path] = leaves[spec.same_as]
         elif spec.cls is not None:
-            module = leaves[path] = construct(path, spec)
+            module = leaves[path] = construct(path, spec, tensors[path])
         else:
             module = containers[path] = nn.Module() if path else root
             module.training = spec.training
@@ -63,16 +66,24 @@ def _build_modules(root: GraphModule, recipe: Recipe) -> dict[str, nn.Module]:
     return leaves
 
 
-def construct(path: str, spec: ModuleSpec) -> nn.Module:
-    """One leaf on the meta device, where sizes of any magnitude take no memory."""
+def construct(path: str, spec: ModuleSpec, tensors: int) -> nn.Module:
+    """One leaf on the meta device, where sizes of any magnitude take no memory.
+
+    ``tensors``: how many of its own it has in the files. A recurrent layer makes several for each of its layers, so
+    that a number of layers that they do not fill is refused before anything is made.
+    """
     cls = classes().get(spec.cls or "")
     if cls is None:
         raise RecipeError(f"module {path!r} is a {spec.cls}, which is not among the classes that a recipe may name")
     if unknown := spec.arguments.keys() - constructor(cls).keys():
         raise RecipeError(f"module {path!r} ({spec.cls}) takes no argument {min(unknown)!r}")
     arguments = {name: decode(value, {}) for name, value in spec.arguments.items()}
+    layers = arguments.get("num_layers")
+    if issubclass(cls, nn.RNNBase) and isinstance(layers, int) and layers > tensors:
+        raise RecipeError(f"module {path!r} ({spec.cls}) is to have {layers} layers, but {tensors} tensors")
     try:
-        with torch.device("meta"):
+        with torch.device("meta"), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # its user has seen what torch thinks of such arguments
             module: nn.Module = cls(**arguments)
     except Exception as error:  # whatever the class has against these arguments
         raise RecipeError(f"module {path!r}, {spec.cls}(**{arguments}): {type(error).__name__}: {error}") from error
@@ -106,6 +117,7 @@ def _build_tensors(root: GraphModule, recipe: Recipe, leaves: Mapping[str, nn.Mo
     if unused := recipe.weights.keys() - built.keys():
         raise RecipeError(f"tensor {min(unused)!r} is in {WEIGHTS}, but not in {RECIPE}")
     for path, leaf in leaves.items():
+        refresh(leaf)
         found = signature(leaf)
         for name in sorted(found.keys() | expected[path].keys()):
             if found.get(name) != expected[path].get(name):
@@ -197,19 +209,39 @@ def signature(module: nn.Module) -> dict[str, str]:
     }
 
 
+def refresh(module: nn.Module) -> None:
+    """Let a recurrent layer, which has its weights in a list too, see those that it was given."""
+    if isinstance(module, nn.RNNBase):
+        module._init_flat_weights()
+
+
 def plain_attributes(module: nn.Module) -> dict[str, Any]:
-    """The attributes of a leaf other than its tensors, children, hooks and mode."""
+    """The attributes of a module other than its tensors, children, hooks and mode."""
     return {name: value for name, value in vars(module).items() if name not in _MODULE_ATTRIBUTES}
 
 
-_MODULE_ATTRIBUTES = frozenset(vars(nn.Module()))
+_MODULE_ATTRIBUTES = frozenset((*vars(nn.Module()), "_flat_weights", "_flat_weight_refs"))
 
 
 def constructor(cls: type[nn.Module]) -> dict[str, Any]:
-    """The arguments that ``cls`` is constructed with and their defaults, without device and dtype."""
-    parameters = inspect.signature(cls).parameters
-    return {
+    """The arguments that ``cls`` is constructed with and their defaults, without device, dtype and private ones."""
+    parameters = inspect.signature(nn.RNNBase if cls in _RECURRENT else cls).parameters
+    arguments = {
         name: parameter.default
         for name, parameter in parameters.items()
-        if parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD) and name not in ("device", "dtype")
+        if parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+        and name not in ("device", "dtype")
+        and (parameter.default is parameter.empty or not name.startswith("_"))
     }
+    if cls in _RECURRENT:
+        arguments = {name: value for name, value in arguments.items() if name not in ("mode", "proj_size")}
+        arguments |= _RECURRENT[cls]
+    return arguments
+
+
+# Their signature is (*args, **kwargs): what they take besides the arguments of their base.
+_RECURRENT: dict[type[nn.Module], dict[str, Any]] = {
+    nn.RNN: {"nonlinearity": "tanh"},
+    nn.GRU: {},
+    nn.LSTM: {"proj_size": 0},
+}

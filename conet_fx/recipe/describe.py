@@ -105,16 +105,16 @@ def arguments_of(path: str, module: nn.Module) -> dict[str, Any]:
     cls = plain_subclass(module)
     arguments: dict[str, Any] = {}
     for name, default in constructor(cls).items():
-        attribute = _FLAGS.get((cls, name), name)
-        value = getattr(module, attribute, default)
-        if attribute != name or name == "bias":  # a flag that shows in the presence of a tensor
+        value = getattr(module, _ATTRIBUTES.get((cls, name), name), default)
+        if name in _FLAGS and not isinstance(value, bool):  # it shows in the presence of a tensor
             value = value is not None
         try:
             arguments[name] = encode(value)
         except TypeError as error:
             raise RecipeError(f"module {path!r} ({qualified_name(cls)}), argument {name!r}: {error}") from error
-    rebuilt = construct(path, ModuleSpec(module.training, qualified_name(cls), arguments))
-    here, there = plain_attributes(module), plain_attributes(rebuilt)
+    tensors = sum(1 for _ in named_tensors(module))
+    rebuilt = construct(path, ModuleSpec(module.training, qualified_name(cls), arguments), tensors)
+    here, there = _all_attributes(module), _all_attributes(rebuilt)
     changed = [name for name, value in there.items() if name not in here or here[name] != value]
     changed += ["forward"] * ("forward" in here) + ["tensors"] * (signature(module) != signature(rebuilt))
     if changed:
@@ -125,7 +125,18 @@ def arguments_of(path: str, module: nn.Module) -> dict[str, Any]:
     return arguments
 
 
-_FLAGS: dict[tuple[type, str], str] = {
+def _all_attributes(module: nn.Module) -> dict[str, Any]:
+    """The plain attributes of a leaf and of what it is made of (the ``out_proj`` of an attention)."""
+    return {
+        f"{path}.{name}" if path else name: value
+        for path, part in module.named_modules()
+        for name, value in plain_attributes(part).items()
+    }
+
+
+_FLAGS = frozenset(("bias", "add_bias_kv"))
+_ATTRIBUTES: dict[tuple[type, str], str] = {  # where they are not called as the argument
     (nn.MultiheadAttention, "bias"): "in_proj_bias",
     (nn.MultiheadAttention, "add_bias_kv"): "bias_k",
+    (nn.PairwiseDistance, "p"): "norm",
 }

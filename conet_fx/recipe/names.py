@@ -22,12 +22,6 @@ _NAMESPACES: tuple[Any, ...] = (
     *(builtins, math, operator, torchvision.ops),
     *(torch, nn, nn.functional, torch.linalg, torch.fft, torch.special),
 )
-# Classes that a recipe may name though the operator table has no rule for them. Constructing one is cheap,
-# whatever its arguments (no layers are stacked), and its attributes tell the arguments.
-_MORE_CLASSES: tuple[type[nn.Module], ...] = (
-    *(nn.GLU, nn.LogSoftmax, nn.Softmax, nn.Softmax2d, nn.Softmin, nn.CrossMapLRN2d, nn.MultiheadAttention),
-    nn.Unflatten,
-)
 # Methods of tensors that call back, hand out memory or compute nothing.
 _NO_METHODS = frozenset(
     (
@@ -39,8 +33,8 @@ _NO_METHODS = frozenset(
 
 
 def classes() -> Mapping[str, type[nn.Module]]:
-    """The leaf classes that a recipe may name."""
-    return _named(frozenset((*ops.MODULES, *_MORE_CLASSES)))
+    """The leaf classes that a recipe may name: those of the operator table."""
+    return _named(frozenset(ops.MODULES))
 
 
 def functions() -> Mapping[str, Callable[..., Any]]:
