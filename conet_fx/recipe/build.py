@@ -180,7 +180,12 @@ def _is_plain_getattr(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
     return False
 
 
-_ATTRIBUTES = frozenset({"T", "device", "dtype", "indices", "is_cuda", "mT", "ndim", "shape", "values"})
+_ATTRIBUTES = frozenset(
+    (
+        *("H", "T", "data", "device", "dtype", "imag", "indices", "is_cuda", "layout", "mH", "mT", "max", "min"),
+        *("ndim", "real", "requires_grad", "shape", "values"),
+    )
+)
 
 
 def _is_identifier(name: object) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 from torch.fx.graph import CodeGen
 from torch.nn.parameter import is_lazy
+from torch.nn.utils import parametrize
 
 from conet_fx.errors import RecipeError
 from conet_fx.passes.nodes import plain_subclass
@@ -26,6 +28,13 @@ def describe(module: GraphModule, sizes: Mapping[str, int], model_id: Mapping[st
     Raises:
         RecipeError: something in it cannot be written as data.
     """
+    if not isinstance(module, GraphModule):
+        raise RecipeError(
+            f"a {qualified_name(type(module))} is no torch.fx.GraphModule and has no graph that a recipe could hold. "
+            "What plan.resize makes of a model that was traced in pieces (plan.trace.pieces) keeps its class: save its "
+            "state_dict() and the sizes of the groups, then load_state_dict() into what "
+            "conet_fx.analyze(model, example).resize(sizes) gives. conet_fx.apply needs a recipe too"
+        )
     if type(module.graph._codegen) is not CodeGen:
         raise RecipeError(
             f"the graph's signature is made by {type(module.graph._codegen).__name__}, which a recipe cannot "
@@ -57,7 +66,12 @@ def _describe_modules(root: GraphModule) -> dict[str, ModuleSpec]:
         elif path in called:
             raise RecipeError(
                 f"module {path!r} is a {qualified_name(type(module))}, which is not among the classes that a "
-                "recipe may name; trace through it, so that the graph holds its parts"
+                "recipe may name; "
+                + (
+                    "take its parametrizations away with torch.nn.utils.parametrize.remove_parametrizations"
+                    if parametrize.is_parametrized(module) or ".parametrizations." in f".{path}"
+                    else "trace through it, so that the graph holds its parts"
+                )
             )
         else:
             modules[path] = ModuleSpec(module.training)
@@ -87,10 +101,15 @@ def _describe_node(node: Node, known: Mapping[str, Callable[..., Any]]) -> NodeS
         target, args = tuple, [args]
     if callable(target):
         name = name_in(known, target)
+        if name is None and dataclasses.is_dataclass(target):
+            raise RecipeError(
+                f"node {node.name!r} makes a {qualified_name(target)}, a class of your own, which no recipe can name: "
+                "return a tuple or a dict from forward, or save the state_dict of the model and the sizes"
+            )
         if name is None:
             raise RecipeError(
                 f"node {node.name!r} calls {qualified_name(target)}, which is not among the functions that a "
-                "recipe may name; register it with conet_fx.passes.ops"
+                "recipe may name; if it is made of functions of torch, trace through it"
             )
         target = name
     try:
