@@ -17,8 +17,8 @@ from torch.fx import Graph, GraphModule, Node
 from conet_fx.errors import RecipeError
 from conet_fx.passes.reload import Reload
 from conet_fx.recipe.files import RECIPE, WEIGHTS
-from conet_fx.recipe.names import classes, functions, methods
-from conet_fx.recipe.spec import MAX_DEPTH, ModuleSpec, Recipe
+from conet_fx.recipe.names import attributes, classes, functions, methods
+from conet_fx.recipe.spec import MAX_DEPTH, MAX_LAYERS, ModuleSpec, Recipe
 from conet_fx.recipe.values import decode, decode_annotation
 
 
@@ -78,9 +78,8 @@ def construct(path: str, spec: ModuleSpec, tensors: int) -> nn.Module:
     if unknown := spec.arguments.keys() - constructor(cls).keys():
         raise RecipeError(f"module {path!r} ({spec.cls}) takes no argument {min(unknown)!r}")
     arguments = {name: decode(value, {}) for name, value in spec.arguments.items()}
-    layers = arguments.get("num_layers")
-    if issubclass(cls, nn.RNNBase) and isinstance(layers, int) and layers > tensors:
-        raise RecipeError(f"module {path!r} ({spec.cls}) is to have {layers} layers, but {tensors} tensors")
+    if issubclass(cls, nn.RNNBase):
+        _check_layers(path, arguments, tensors)
     try:
         with torch.device("meta"), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # its user has seen what torch thinks of such arguments
@@ -88,6 +87,16 @@ def construct(path: str, spec: ModuleSpec, tensors: int) -> nn.Module:
     except Exception as error:  # whatever the class has against these arguments
         raise RecipeError(f"module {path!r}, {spec.cls}(**{arguments}): {type(error).__name__}: {error}") from error
     return module.train(spec.training)
+
+
+def _check_layers(path: str, arguments: Mapping[str, Any], tensors: int) -> None:
+    layers = arguments.get("num_layers", 1)
+    each = (2 if arguments.get("bidirectional") else 1) * (4 if arguments.get("bias", True) else 2)
+    if isinstance(layers, int) and layers > min(MAX_LAYERS, tensors // each):
+        raise RecipeError(
+            f"module {path!r} is to have {layers} recurrent layers of {each} tensors each, but has {tensors} tensors; "
+            f"no more than {MAX_LAYERS} layers are built in any case"
+        )
 
 
 def _build_tensors(root: GraphModule, recipe: Recipe, leaves: Mapping[str, nn.Module]) -> None:
@@ -117,7 +126,6 @@ def _build_tensors(root: GraphModule, recipe: Recipe, leaves: Mapping[str, nn.Mo
     if unused := recipe.weights.keys() - built.keys():
         raise RecipeError(f"tensor {min(unused)!r} is in {WEIGHTS}, but not in {RECIPE}")
     for path, leaf in leaves.items():
-        refresh(leaf)
         found = signature(leaf)
         for name in sorted(found.keys() | expected[path].keys()):
             if found.get(name) != expected[path].get(name):
@@ -128,6 +136,7 @@ def _build_tensors(root: GraphModule, recipe: Recipe, leaves: Mapping[str, nn.Mo
         for name, tensor in named_tensors(leaf):
             if tensor.is_meta:
                 raise RecipeError(f"tensor {name!r} of {path!r} is in neither file")
+        refresh(leaf)
 
 
 def _build_graph(recipe: Recipe, leaves: Collection[str]) -> Graph:
@@ -176,16 +185,8 @@ def _build_graph(recipe: Recipe, leaves: Collection[str]) -> Graph:
 def _is_plain_getattr(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
     match args:
         case (Node(), str(attribute)):
-            return attribute in _ATTRIBUTES and not kwargs
+            return attribute in attributes() and not kwargs
     return False
-
-
-_ATTRIBUTES = frozenset(
-    (
-        *("H", "T", "data", "device", "dtype", "imag", "indices", "is_cuda", "layout", "mH", "mT", "max", "min"),
-        *("ndim", "real", "requires_grad", "shape", "values"),
-    )
-)
 
 
 def _is_identifier(name: object) -> bool:

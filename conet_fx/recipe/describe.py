@@ -64,14 +64,12 @@ def _describe_modules(root: GraphModule) -> dict[str, ModuleSpec]:
             else:
                 modules[path] = ModuleSpec(module.training, same_as=first)
         elif path in called:
+            hint = "trace through it, so that the graph holds its parts"
+            if parametrize.is_parametrized(module) or ".parametrizations." in path:
+                hint = "remove the parametrizations (torch.nn.utils.parametrize) before the model is analyzed"
             raise RecipeError(
                 f"module {path!r} is a {qualified_name(type(module))}, which is not among the classes that a "
-                "recipe may name; "
-                + (
-                    "take its parametrizations away with torch.nn.utils.parametrize.remove_parametrizations"
-                    if parametrize.is_parametrized(module) or ".parametrizations." in f".{path}"
-                    else "trace through it, so that the graph holds its parts"
-                )
+                f"recipe may name; {hint}"
             )
         else:
             modules[path] = ModuleSpec(module.training)
@@ -103,7 +101,7 @@ def _describe_node(node: Node, known: Mapping[str, Callable[..., Any]]) -> NodeS
         name = name_in(known, target)
         if name is None and dataclasses.is_dataclass(target):
             raise RecipeError(
-                f"node {node.name!r} makes a {qualified_name(target)}, a class of your own, which no recipe can name: "
+                f"node {node.name!r} makes a {qualified_name(target)}, a class that no recipe can name: "
                 "return a tuple or a dict from forward, or save the state_dict of the model and the sizes"
             )
         if name is None:

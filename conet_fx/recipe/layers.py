@@ -81,6 +81,6 @@ def _groups(path: str, layer: _ConvNd, readers: Collection[Node]) -> int:
     if layer.groups == 1:
         return 1
     raise RecipeError(
-        f"the graph of the recipe does not tell the groups of {path!r} ({qualified_name(type(layer))}), whose weight it "
-        "reads: build that convolution as torch.nn.Conv2d has it, or use conet_fx.load"
+        f"the graph of the recipe reads the weight of {path!r} ({qualified_name(type(layer))}), but does not tell its "
+        "groups, which may have changed: conet_fx.load gives the network without your class"
     )
