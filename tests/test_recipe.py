@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import copy
+import dataclasses
 import json
 import subprocess
 import sys
@@ -26,6 +27,7 @@ from conet_fx import recipe
 from conet_fx.errors import RecipeError
 from conet_fx.passes import ops
 from conet_fx.passes.trace import trace
+from conet_fx.plan import analyze
 from conet_fx.recipe.build import named_tensors
 from conet_fx.recipe.files import digest
 from conet_fx.recipe.names import classes
@@ -248,6 +250,7 @@ LEAVES: list[tuple[nn.Module, tuple[int, ...]]] = [
     *of_each_dimension("MaxPool", 3, stride=2, padding=1, ceil_mode=True),
     *of_each_dimension("AvgPool", 2, count_include_pad=False),
     *of_each_dimension("LPPool", 2, 2),
+    *of_each_dimension("MaxUnpool", 2, stride=3, padding=1),
     *of_each_dimension("AdaptiveAvgPool", 2),
     *of_each_dimension("AdaptiveMaxPool", 2),
     *of_each_dimension("Dropout", 0.2),
@@ -257,7 +260,8 @@ LEAVES: list[tuple[nn.Module, tuple[int, ...]]] = [
     *of_each_dimension("ReplicationPad", 1),
     *of_each_dimension("CircularPad", 1),
     (nn.AdaptiveAvgPool2d((None, 3)), IMAGE),
-    (nn.FractionalMaxPool2d(2, output_ratio=0.5), IMAGE),
+    *of_each_dimension("FractionalMaxPool", 2, output_ratio=0.5),
+    *of_each_dimension("FractionalMaxPool", 2, output_size=3),
     (nn.AlphaDropout(0.1), ROW),
     (nn.FeatureAlphaDropout(0.1), IMAGE),
     (nn.Dropout(0.1, inplace=True), ROW),
@@ -298,11 +302,45 @@ LEAVES: list[tuple[nn.Module, tuple[int, ...]]] = [
     (nn.GELU(approximate="tanh"), IMAGE),
     (nn.Hardtanh(-2, 2), IMAGE),
     (nn.Threshold(0.1, 20), IMAGE),
+    (nn.GLU(dim=1), IMAGE),
+    (nn.CosineSimilarity(dim=2, eps=1e-3), IMAGE),
+    (nn.PairwiseDistance(1, eps=1e-3, keepdim=True), IMAGE),
     (nn.MultiheadAttention(4, 2, bias=False, kdim=4, vdim=4, batch_first=True), (2, 5, 4)),
+    (nn.MultiheadAttention(4, 2, dropout=0.1, add_zero_attn=True), (2, 5, 4)),
+    (nn.Embedding(4, 6, padding_idx=-1, max_norm=1.0, norm_type=1.0, scale_grad_by_freq=True), ROW),
+    (nn.Embedding.from_pretrained(torch.eye(4)), ROW),
+    (torchvision.ops.DeformConv2d(4, 6, 3, padding=1, groups=2, bias=False), IMAGE),
+    (torchvision.ops.DeformConv2d(4, 6, (1, 3), padding=(0, 1)), IMAGE),
+    (nn.RNN(8, 6), SEQUENCE),
+    (nn.RNN(8, 6, 2, nonlinearity="relu", bias=False, batch_first=True, dropout=0.1, bidirectional=True), SEQUENCE),
+    (nn.GRU(8, 6, 2, batch_first=True), SEQUENCE),
+    (nn.GRU(8, 6, bias=False, bidirectional=True), SEQUENCE),
+    (nn.LSTM(8, 6, 2, dropout=0.1, bidirectional=True), SEQUENCE),
+    (nn.LSTM(8, 6, 2, bias=False, batch_first=True, proj_size=3), SEQUENCE),
+    (nn.RNNCell(4, 6, bias=False, nonlinearity="relu"), ROW),
+    (nn.GRUCell(4, 6), ROW),
+    (nn.LSTMCell(4, 6, bias=False), ROW),
     (torchvision.ops.StochasticDepth(0.3, "row"), (2, 3, 4)),
 ]  # fmt: skip
 
 
+def inputs_of(leaf: nn.Module, shape: tuple[int, ...]) -> tuple[Tensor, ...]:
+    x = torch.rand(shape)
+    match leaf:
+        case nn.MultiheadAttention():
+            return x, x, x
+        case nn.CosineSimilarity() | nn.PairwiseDistance():
+            return x, x.flip(0)
+        case nn.Embedding():
+            return ((x * leaf.num_embeddings).long(),)
+        case torchvision.ops.DeformConv2d():
+            return x, torch.rand(shape[0], 2 * leaf.weight[0, 0].numel(), *shape[2:])
+        case nn.MaxUnpool1d() | nn.MaxUnpool2d() | nn.MaxUnpool3d():
+            return x, torch.arange(x[0, 0].numel()).reshape(x[0, 0].shape).expand(shape)
+    return (x,)
+
+
+@pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN")
 @pytest.mark.parametrize(("leaf", "shape"), LEAVES, ids=lambda value: str(value).replace("\n", " ")[:60])
 def test_each_class_is_rebuilt_from_its_attributes(leaf: nn.Module, shape: tuple[int, ...], tmp_path: Path) -> None:
     leaf = leaf.eval()
@@ -312,21 +350,20 @@ def test_each_class_is_rebuilt_from_its_attributes(leaf: nn.Module, shape: tuple
             super().__init__()
             self.leaf = leaf
 
-        def forward(self, x: Tensor) -> Tensor:
-            return self.leaf(x, x, x)[0] if isinstance(self.leaf, nn.MultiheadAttention) else self.leaf(x)
+        def forward(self, x: Tensor, y: Tensor | None = None, z: Tensor | None = None) -> Any:
+            return self.leaf(*(given for given in (x, y, z) if given is not None))
 
-    recipe.save(trace(Net(), torch.rand(shape), is_leaf=ops.knows).graph_module, tmp_path)
+    inputs = inputs_of(leaf, shape)
+    recipe.save(trace(Net(), inputs, is_leaf=ops.knows).graph_module, tmp_path)
     loaded = recipe.load(tmp_path).leaf
     assert type(loaded) is type(leaf)
     assert repr(loaded) == repr(leaf)
     assert list(loaded.state_dict()) == list(leaf.state_dict())
-    x = torch.rand(shape)
-    arguments = (x, x, x) if isinstance(leaf, nn.MultiheadAttention) else (x,)
     results = []
     for module in (leaf, loaded):
         torch.manual_seed(0)
-        results.append(pytree.tree_leaves(module(*arguments))[0])
-    assert torch.equal(*results)
+        results.append(pytree.tree_leaves(module(*inputs)))
+    assert all(map(torch.equal, *(filter(torch.is_tensor, result) for result in results)))
 
 
 def test_each_class_that_a_recipe_may_name_is_tried() -> None:
@@ -347,6 +384,153 @@ def test_a_subclass_that_computes_the_same_is_kept_as_its_base(tmp_path: Path) -
     loaded = recipe.load(tmp_path)
     assert type(loaded.conv) is nn.Conv2d
     assert loaded.conv.weight.min() == 1
+
+
+# --- resized networks
+# ---------------------------------------------------------------------------------------------------
+
+
+class Standardized(nn.Conv2d):
+    """A convolution with a forward of its own, which reads its sizes."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = self.weight.reshape(1, self.out_channels, -1)
+        weight = F.batch_norm(rows, None, None, training=True).reshape_as(self.weight)
+        return F.conv2d(x, weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
+
+
+class ChannelsLast(nn.LayerNorm):
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.layer_norm(x.permute(0, 2, 3, 1), self.normalized_shape, self.weight, self.bias, self.eps)
+        return x.permute(0, 3, 1, 2)
+
+
+class Mode(nn.Module):
+    """Layers of ``layers`` one after another, then pooling and a linear layer."""
+
+    def __init__(self, *layers: nn.Module) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(*layers)
+        self.head = nn.Linear(6, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.layers(x).mean((2, 3)))
+
+
+class Recurrent(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, stride=2)
+        self.memory = nn.LSTM(8, 6, 2, batch_first=True, bidirectional=True)
+        self.head = nn.Linear(12, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.memory(self.stem(x).flatten(2).transpose(1, 2))[0][:, -1])
+
+
+class Attending(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, stride=4)
+        self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+        self.head = nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x).flatten(2).transpose(1, 2)
+        return self.head(self.attention(x, x, x)[0].mean(1))
+
+
+class WithoutGradients(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.body, self.head = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 6, 3), nn.Linear(6, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            x = self.stem(x)
+        with torch.autocast("cpu", enabled=False):
+            x = self.body(x)
+        return self.head(x.mean((2, 3)))
+
+
+class Written(nn.Module):
+    """Products of named dims, items that are assigned, results in named tuples."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.body, self.head = nn.Conv2d(3, 8, 3, stride=2), nn.Conv2d(8, 6, 1), nn.Linear(6, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        y = torch.zeros_like(x)
+        y[:, :, 1:] = x[:, :, 1:]
+        y[..., 0] = 1.0
+        if x.is_floating_point() and x.stride(-1) == 1:
+            y = y + x.real * torch.eye(x.shape[2])
+        found = self.body(y).aminmax(dim=2)
+        weights = torch.einsum("bchw,bcij->bhwij", x, y).mean((2, 3, 4))
+        return self.head(torch.einsum("bcw,bh->bc", found.max - found.min, weights))
+
+
+VISION = torchvision.models
+RESIZED: dict[str, tuple[Callable[[], nn.Module], int]] = {  # with the size of an image
+    "vit": (lambda: VISION.VisionTransformer(16, 8, num_layers=1, num_heads=2, hidden_dim=16, mlp_dim=32), 16),
+    "swin": (lambda: VISION.SwinTransformer([4, 4], 8, [1, 1], [2, 2], [4, 4], num_classes=5), 32),
+    "googlenet": (lambda: VISION.googlenet(num_classes=5, aux_logits=True, init_weights=False), 64),
+    "recurrent": (Recurrent, 8),
+    "attending": (Attending, 16),
+    "weight_norm": (lambda: Mode(
+        nn.utils.parametrizations.weight_norm(nn.Conv2d(3, 4, 3)), nn.utils.parametrizations.weight_norm(
+            nn.Conv2d(4, 8, 3, groups=4)), nn.utils.parametrizations.weight_norm(nn.ConvTranspose2d(8, 6, 2)),
+    ), 12),
+    "standardized": (lambda: Mode(
+        Standardized(3, 8, 3), ChannelsLast(8), Standardized(8, 8, 3, groups=8), Standardized(8, 6, 1, groups=2),
+    ), 12),
+    "without_gradients": (WithoutGradients, 8),
+    "written": (Written, 9),
+}  # fmt: skip
+NOT_APPLIED = {"vit"}  # its forward spells out the width
+
+
+@pytest.mark.parametrize("name", RESIZED)
+def test_a_resized_network_comes_back(name: str, tmp_path: Path) -> None:
+    make, size = RESIZED[name]
+    torch.manual_seed(0)
+    model, x = make(), torch.rand(2, 3, size, size)
+    plan = analyze(model, x, resize_linear=True)
+    sizes = {group.name: group.size + group.quantum for group in plan.free}
+    resized = plan.resize(sizes)
+    assert sizes
+    recipe.save(resized, tmp_path, sizes=sizes, model_id=recipe.identify(model))
+    twins = [recipe.load(tmp_path)]
+    if name not in NOT_APPLIED:
+        twins.append(recipe.apply(model, tmp_path))
+    for twin in twins:
+        assert_sizes_fit(twin)
+        for found, wanted in zip(outputs_of(twin, x), outputs_of(resized, x), strict=True):
+            assert torch.equal(found, wanted)
+
+
+def outputs_of(module: nn.Module, x: Tensor) -> list[Tensor]:
+    torch.manual_seed(0)
+    return [value for value in pytree.tree_leaves(copy.deepcopy(module)(x)) if isinstance(value, Tensor)]
+
+
+def assert_sizes_fit(model: nn.Module) -> None:
+    """The layers say of themselves what their weights are."""
+    for layer in model.modules():
+        if isinstance(layer, nn.Conv2d):
+            assert layer.weight.shape[:2] == (layer.out_channels, layer.in_channels // layer.groups)
+        elif isinstance(layer, nn.ConvTranspose2d):
+            assert layer.weight.shape[:2] == (layer.in_channels, layer.out_channels // layer.groups)
+        elif isinstance(layer, nn.Linear):
+            assert layer.weight.shape == (layer.out_features, layer.in_features)
+        elif isinstance(layer, nn.LayerNorm):
+            assert layer.weight.shape == layer.normalized_shape
+        elif isinstance(layer, nn.LSTM):
+            assert layer.weight_ih_l0.shape == (4 * layer.hidden_size, layer.input_size)
+            flat = zip(layer._flat_weights_names, layer._flat_weights, strict=True)
+            assert all(weight is getattr(layer, name) for name, weight in flat)
 
 
 # --- what cannot be saved
@@ -392,6 +576,44 @@ def test_what_is_not_data_is_named(tmp_path: Path) -> None:
     reject(symbolic_trace(nn.Sequential(net)), "'0.weight'.* on meta. has no plain data", tmp_path)
     flattened = symbolic_trace(OfDict(), concrete_args={"x": {"a": torch.fx.PH}})
     reject(flattened, "without concrete_args", tmp_path)
+
+
+@dataclasses.dataclass
+class Labelled:
+    logits: Tensor
+
+
+class OfDataClass(nn.Module):
+    def forward(self, x: Tensor) -> Labelled:
+        return Labelled(x + 1)
+
+
+class InPieces(nn.Module):
+    """A stem and a head between which the data decides."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU(), nn.Conv2d(4, 3, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        return x * 2 if x.sum() > 0 else x
+
+
+def test_what_has_another_way_is_told_it(tmp_path: Path) -> None:
+    x = torch.rand(1, 3, 4, 4)
+    reject(trace(OfDataClass(), x).graph_module, "makes a .*Labelled, .*return a tuple or a dict", tmp_path)
+    net = nn.Sequential(nn.utils.parametrizations.spectral_norm(nn.Conv2d(3, 4, 1)), nn.ReLU())
+    reject(trace(net, x).graph_module, "_SpectralNorm, .* remove the parametrizations", tmp_path)
+    plan = analyze(InPieces(), x)
+    resized = plan.resize({"stem.0": 6})
+    assert plan.trace.pieces
+    with pytest.raises(RecipeError, match=r"InPieces is no .*GraphModule .*traced in pieces .*state_dict"):
+        recipe.save(resized, tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+    again = plan.resize({"stem.0": 6})  # the way that the message names
+    again.load_state_dict(resized.state_dict())
+    assert torch.equal(again(x), resized(x))
 
 
 class OfDict(nn.Module):
@@ -605,6 +827,45 @@ def test_a_faulty_recipe_is_refused_with_the_reason(fault: str, small: Path) -> 
     edited(small, *path, to=value)
     with pytest.raises(RecipeError, match=message):
         recipe.load(small)
+
+
+MANY = 10**9
+BOMBS: dict[str, tuple[str, dict[str, Any], str]] = {
+    "layers": ("LSTM", {"num_layers": MANY}, "1000000000 recurrent layers of 4 tensors each, but has 4 tensors"),
+    "one layer more": ("GRU", {"num_layers": 2}, "2 recurrent layers"),
+    "other directions": ("RNN", {"bidirectional": True}, "1 recurrent layers of 8 tensors each, but has 4 tensors"),
+    "layers as a text": ("LSTM", {"num_layers": "9" * 99}, "TypeError"),
+    "layers as a float": ("LSTM", {"num_layers": 1e300}, "TypeError"),
+    "a list of layers": ("LSTM", {"num_layers": [MANY]}, "TypeError"),
+    "inputs": ("GRU", {"input_size": HUGE}, "but a parameter of"),
+    "hidden units": ("LSTM", {"hidden_size": 2**62}, "module 'leaf'"),
+    "projections": ("LSTM", {"hidden_size": HUGE, "proj_size": HUGE - 1}, "module 'leaf'"),
+    "another nonlinearity": ("RNN", {"nonlinearity": "os.system"}, "Unknown nonlinearity"),
+    "another mode": ("RNN", {"mode": "LSTM"}, "takes no argument 'mode'"),
+    "rows": ("Embedding", {"num_embeddings": HUGE}, "but a parameter of"),
+    "columns": ("Embedding", {"embedding_dim": 2**70}, "module 'leaf'"),
+    "a weight": ("Embedding", {"_weight": [0]}, "takes no argument '_weight'"),
+}
+
+
+@pytest.mark.parametrize("bomb", BOMBS)
+def test_sizes_beyond_the_tensors_are_refused_before_they_cost(bomb: str, tmp_path: Path) -> None:
+    name, arguments, message = BOMBS[bomb]
+    graph = torch.fx.Graph()
+    graph.output(graph.call_module("leaf", (graph.placeholder("x"),)))
+    recipe.save(GraphModule({"leaf": getattr(nn, name)(4, 6)}, graph), tmp_path)
+    for argument, value in arguments.items():
+        edited(tmp_path, "modules", "leaf", "arguments", argument, to=value)
+    with pytest.raises(RecipeError, match=message):
+        recipe.load(tmp_path)
+
+
+def test_recurrent_layers_without_end_are_not_built(tmp_path: Path) -> None:
+    """Tensors are cheap to name, and constructing a recurrent module takes time in the square of their number."""
+    graph = torch.fx.Graph()
+    graph.output(graph.call_module("leaf", (graph.placeholder("x"),)))
+    with pytest.raises(RecipeError, match=r"257 recurrent layers .* no more than 256"):
+        recipe.save(GraphModule({"leaf": nn.RNN(1, 1, 257)}, graph), tmp_path)
 
 
 def test_deep_nesting_is_refused(small: Path) -> None:

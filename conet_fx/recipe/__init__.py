@@ -48,6 +48,9 @@ def save(
     save is cut short between the two renames, the old recipe's checksum does not fit the new weights, and
     reading says so.
 
+    Not saved, with an error that says what to do instead: models traced in pieces, data classes in the graph, layers
+    with parametrizations other than ``weight_norm``, modules and functions that the operator table does not know.
+
     Args:
         module: for instance the result of ``plan.resize``. It is not changed.
         dir: the directory; other files in it are left alone.
@@ -56,8 +59,8 @@ def save(
             others.
 
     Raises:
-        RecipeError: a class or operator that a recipe may not name, or a module that its constructor
-            arguments do not describe. Nothing has been written then.
+        RecipeError: no GraphModule, a class or operator that a recipe may not name, or a module that its
+            constructor arguments do not describe. Nothing has been written then.
     """
     recipe = describe(module, dict(sizes or {}), dict(model_id or {}))
     build(recipe)  # what could not be loaded is not saved
@@ -98,7 +101,9 @@ def read(dir: str | os.PathLike[str]) -> Recipe:
 def apply(model: nn.Module, source: str | os.PathLike[str] | Recipe) -> nn.Module:
     """A deep copy of ``model``, of the user's own class, with the sizes and the weights of a recipe.
 
-    The leaf modules get the recorded constructor arguments, the parameters and buffers the recorded values.
+    The leaf modules get the recorded constructor arguments, the parameters and buffers the recorded values. Of a
+    convolution, linear layer or norm that was traced through (``weight_norm``, a subclass with a ``forward`` of its
+    own) the sizes are set to those of its weight.
     State dict keys, hooks, modes, devices, ``requires_grad`` and tensors outside the graph stay as in
     ``model``, which is not changed. A ``forward`` that spells out channel counts (``x.view(-1, 512)``) is
     code, which a recipe cannot resize: :func:`load` is for such models.
@@ -108,7 +113,7 @@ def apply(model: nn.Module, source: str | os.PathLike[str] | Recipe) -> nn.Modul
         source: a directory that :func:`save` wrote, or the result of :func:`read`.
 
     Raises:
-        RecipeError: the recipe cannot be read, or it was made for another model; the first differences are
-            named.
+        RecipeError: the recipe cannot be read, or it was made for another model (the first differences are
+            named), or the graph does not tell the groups of a convolution that was traced through.
     """
     return transfer(model, source if isinstance(source, Recipe) else read(source))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import inspect
 import itertools
+import warnings
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from keyword import iskeyword
 from typing import Any
@@ -15,8 +17,8 @@ from torch.fx import Graph, GraphModule, Node
 from conet_fx.errors import RecipeError
 from conet_fx.passes.reload import Reload
 from conet_fx.recipe.files import RECIPE, WEIGHTS
-from conet_fx.recipe.names import classes, functions, methods
-from conet_fx.recipe.spec import MAX_DEPTH, ModuleSpec, Recipe
+from conet_fx.recipe.names import attributes, classes, functions, methods
+from conet_fx.recipe.spec import MAX_DEPTH, MAX_LAYERS, ModuleSpec, Recipe
 from conet_fx.recipe.values import decode, decode_annotation
 
 
@@ -45,13 +47,14 @@ def _build_modules(root: GraphModule, recipe: Recipe) -> dict[str, nn.Module]:
     """Fill ``root`` with its modules, their tensors on the meta device. Returns the leaves by path."""
     containers: dict[str, nn.Module] = {}
     leaves: dict[str, nn.Module] = {}
+    tensors = Counter(name.rpartition(".")[0] for name in recipe.tensors)
     for path, spec in recipe.modules.items():
         if spec.same_as is not None:
             if spec.same_as not in leaves:
                 raise RecipeError(f"module {path!r} is to be the same as {spec.same_as!r}, which is no leaf before it")
             module = leaves[path] = leaves[spec.same_as]
         elif spec.cls is not None:
-            module = leaves[path] = construct(path, spec)
+            module = leaves[path] = construct(path, spec, tensors[path])
         else:
             module = containers[path] = nn.Module() if path else root
             module.training = spec.training
@@ -63,20 +66,37 @@ def _build_modules(root: GraphModule, recipe: Recipe) -> dict[str, nn.Module]:
     return leaves
 
 
-def construct(path: str, spec: ModuleSpec) -> nn.Module:
-    """One leaf on the meta device, where sizes of any magnitude take no memory."""
+def construct(path: str, spec: ModuleSpec, tensors: int) -> nn.Module:
+    """One leaf on the meta device, where sizes of any magnitude take no memory.
+
+    ``tensors``: how many of its own it has in the files. A recurrent layer makes several for each of its layers, so
+    that a number of layers that they do not fill is refused before anything is made.
+    """
     cls = classes().get(spec.cls or "")
     if cls is None:
         raise RecipeError(f"module {path!r} is a {spec.cls}, which is not among the classes that a recipe may name")
     if unknown := spec.arguments.keys() - constructor(cls).keys():
         raise RecipeError(f"module {path!r} ({spec.cls}) takes no argument {min(unknown)!r}")
     arguments = {name: decode(value, {}) for name, value in spec.arguments.items()}
+    if issubclass(cls, nn.RNNBase):
+        _check_layers(path, arguments, tensors)
     try:
-        with torch.device("meta"):
+        with torch.device("meta"), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # its user has seen what torch thinks of such arguments
             module: nn.Module = cls(**arguments)
     except Exception as error:  # whatever the class has against these arguments
         raise RecipeError(f"module {path!r}, {spec.cls}(**{arguments}): {type(error).__name__}: {error}") from error
     return module.train(spec.training)
+
+
+def _check_layers(path: str, arguments: Mapping[str, Any], tensors: int) -> None:
+    layers = arguments.get("num_layers", 1)
+    each = (2 if arguments.get("bidirectional") else 1) * (4 if arguments.get("bias", True) else 2)
+    if isinstance(layers, int) and layers > min(MAX_LAYERS, tensors // each):
+        raise RecipeError(
+            f"module {path!r} is to have {layers} recurrent layers of {each} tensors each, but has {tensors} tensors; "
+            f"no more than {MAX_LAYERS} layers are built in any case"
+        )
 
 
 def _build_tensors(root: GraphModule, recipe: Recipe, leaves: Mapping[str, nn.Module]) -> None:
@@ -116,6 +136,7 @@ def _build_tensors(root: GraphModule, recipe: Recipe, leaves: Mapping[str, nn.Mo
         for name, tensor in named_tensors(leaf):
             if tensor.is_meta:
                 raise RecipeError(f"tensor {name!r} of {path!r} is in neither file")
+        refresh(leaf)
 
 
 def _build_graph(recipe: Recipe, leaves: Collection[str]) -> Graph:
@@ -164,11 +185,8 @@ def _build_graph(recipe: Recipe, leaves: Collection[str]) -> Graph:
 def _is_plain_getattr(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
     match args:
         case (Node(), str(attribute)):
-            return attribute in _ATTRIBUTES and not kwargs
+            return attribute in attributes() and not kwargs
     return False
-
-
-_ATTRIBUTES = frozenset({"T", "device", "dtype", "indices", "is_cuda", "mT", "ndim", "shape", "values"})
 
 
 def _is_identifier(name: object) -> bool:
@@ -197,19 +215,39 @@ def signature(module: nn.Module) -> dict[str, str]:
     }
 
 
+def refresh(module: nn.Module) -> None:
+    """Let a recurrent layer, which has its weights in a list too, see those that it was given."""
+    if isinstance(module, nn.RNNBase):
+        module._init_flat_weights()
+
+
 def plain_attributes(module: nn.Module) -> dict[str, Any]:
-    """The attributes of a leaf other than its tensors, children, hooks and mode."""
+    """The attributes of a module other than its tensors, children, hooks and mode."""
     return {name: value for name, value in vars(module).items() if name not in _MODULE_ATTRIBUTES}
 
 
-_MODULE_ATTRIBUTES = frozenset(vars(nn.Module()))
+_MODULE_ATTRIBUTES = frozenset((*vars(nn.Module()), "_flat_weights", "_flat_weight_refs"))
 
 
 def constructor(cls: type[nn.Module]) -> dict[str, Any]:
-    """The arguments that ``cls`` is constructed with and their defaults, without device and dtype."""
-    parameters = inspect.signature(cls).parameters
-    return {
+    """The arguments that ``cls`` is constructed with and their defaults, without device, dtype and private ones."""
+    parameters = inspect.signature(nn.RNNBase if cls in _RECURRENT else cls).parameters
+    arguments = {
         name: parameter.default
         for name, parameter in parameters.items()
-        if parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD) and name not in ("device", "dtype")
+        if parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+        and name not in ("device", "dtype")
+        and (parameter.default is parameter.empty or not name.startswith("_"))
     }
+    if cls in _RECURRENT:
+        arguments = {name: value for name, value in arguments.items() if name not in ("mode", "proj_size")}
+        arguments |= _RECURRENT[cls]
+    return arguments
+
+
+# Their signature is (*args, **kwargs): what they take besides the arguments of their base.
+_RECURRENT: dict[type[nn.Module], dict[str, Any]] = {
+    nn.RNN: {"nonlinearity": "tanh"},
+    nn.GRU: {},
+    nn.LSTM: {"proj_size": 0},
+}

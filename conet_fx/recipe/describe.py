@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 from torch.fx.graph import CodeGen
 from torch.nn.parameter import is_lazy
+from torch.nn.utils import parametrize
 
 from conet_fx.errors import RecipeError
 from conet_fx.passes.nodes import plain_subclass
@@ -26,6 +28,13 @@ def describe(module: GraphModule, sizes: Mapping[str, int], model_id: Mapping[st
     Raises:
         RecipeError: something in it cannot be written as data.
     """
+    if not isinstance(module, GraphModule):
+        raise RecipeError(
+            f"a {qualified_name(type(module))} is no torch.fx.GraphModule and has no graph that a recipe could hold. "
+            "What plan.resize makes of a model that was traced in pieces (plan.trace.pieces) keeps its class: save its "
+            "state_dict() and the sizes of the groups, then load_state_dict() into what "
+            "conet_fx.analyze(model, example).resize(sizes) gives. conet_fx.apply needs a recipe too"
+        )
     if type(module.graph._codegen) is not CodeGen:
         raise RecipeError(
             f"the graph's signature is made by {type(module.graph._codegen).__name__}, which a recipe cannot "
@@ -55,9 +64,12 @@ def _describe_modules(root: GraphModule) -> dict[str, ModuleSpec]:
             else:
                 modules[path] = ModuleSpec(module.training, same_as=first)
         elif path in called:
+            hint = "trace through it, so that the graph holds its parts"
+            if parametrize.is_parametrized(module) or ".parametrizations." in path:
+                hint = "remove the parametrizations (torch.nn.utils.parametrize) before the model is analyzed"
             raise RecipeError(
                 f"module {path!r} is a {qualified_name(type(module))}, which is not among the classes that a "
-                "recipe may name; trace through it, so that the graph holds its parts"
+                f"recipe may name; {hint}"
             )
         else:
             modules[path] = ModuleSpec(module.training)
@@ -87,10 +99,15 @@ def _describe_node(node: Node, known: Mapping[str, Callable[..., Any]]) -> NodeS
         target, args = tuple, [args]
     if callable(target):
         name = name_in(known, target)
+        if name is None and dataclasses.is_dataclass(target):
+            raise RecipeError(
+                f"node {node.name!r} makes a {qualified_name(target)}, a class that no recipe can name: "
+                "return a tuple or a dict from forward, or save the state_dict of the model and the sizes"
+            )
         if name is None:
             raise RecipeError(
                 f"node {node.name!r} calls {qualified_name(target)}, which is not among the functions that a "
-                "recipe may name; register it with conet_fx.passes.ops"
+                "recipe may name; if it is made of functions of torch, trace through it"
             )
         target = name
     try:
@@ -105,16 +122,16 @@ def arguments_of(path: str, module: nn.Module) -> dict[str, Any]:
     cls = plain_subclass(module)
     arguments: dict[str, Any] = {}
     for name, default in constructor(cls).items():
-        attribute = _FLAGS.get((cls, name), name)
-        value = getattr(module, attribute, default)
-        if attribute != name or name == "bias":  # a flag that shows in the presence of a tensor
+        value = getattr(module, _ATTRIBUTES.get((cls, name), name), default)
+        if name in _FLAGS and not isinstance(value, bool):  # it shows in the presence of a tensor
             value = value is not None
         try:
             arguments[name] = encode(value)
         except TypeError as error:
             raise RecipeError(f"module {path!r} ({qualified_name(cls)}), argument {name!r}: {error}") from error
-    rebuilt = construct(path, ModuleSpec(module.training, qualified_name(cls), arguments))
-    here, there = plain_attributes(module), plain_attributes(rebuilt)
+    tensors = sum(1 for _ in named_tensors(module))
+    rebuilt = construct(path, ModuleSpec(module.training, qualified_name(cls), arguments), tensors)
+    here, there = _all_attributes(module), _all_attributes(rebuilt)
     changed = [name for name, value in there.items() if name not in here or here[name] != value]
     changed += ["forward"] * ("forward" in here) + ["tensors"] * (signature(module) != signature(rebuilt))
     if changed:
@@ -125,7 +142,18 @@ def arguments_of(path: str, module: nn.Module) -> dict[str, Any]:
     return arguments
 
 
-_FLAGS: dict[tuple[type, str], str] = {
+def _all_attributes(module: nn.Module) -> dict[str, Any]:
+    """The plain attributes of a leaf and of what it is made of (the ``out_proj`` of an attention)."""
+    return {
+        f"{path}.{name}" if path else name: value
+        for path, part in module.named_modules()
+        for name, value in plain_attributes(part).items()
+    }
+
+
+_FLAGS = frozenset(("bias", "add_bias_kv"))
+_ATTRIBUTES: dict[tuple[type, str], str] = {  # where they are not called as the argument
     (nn.MultiheadAttention, "bias"): "in_proj_bias",
     (nn.MultiheadAttention, "add_bias_kv"): "bias_k",
+    (nn.PairwiseDistance, "p"): "norm",
 }

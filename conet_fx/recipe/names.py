@@ -22,11 +22,9 @@ _NAMESPACES: tuple[Any, ...] = (
     *(builtins, math, operator, torchvision.ops),
     *(torch, nn, nn.functional, torch.linalg, torch.fft, torch.special),
 )
-# Classes that a recipe may name though the operator table has no rule for them. Constructing one is cheap,
-# whatever its arguments (no layers are stacked), and its attributes tell the arguments.
-_MORE_CLASSES: tuple[type[nn.Module], ...] = (
-    *(nn.GLU, nn.LogSoftmax, nn.Softmax, nn.Softmax2d, nn.Softmin, nn.CrossMapLRN2d, nn.MultiheadAttention),
-    nn.Unflatten,
+# Functions on tensors that torch does not list as such.
+_MORE_FUNCTIONS: tuple[Callable[..., Any], ...] = (
+    *(tuple, torch.eye, torch.addmv_, torch.fill_, torch.index_put_, torch.zero_),
 )
 # Methods of tensors that call back, hand out memory or compute nothing.
 _NO_METHODS = frozenset(
@@ -39,8 +37,8 @@ _NO_METHODS = frozenset(
 
 
 def classes() -> Mapping[str, type[nn.Module]]:
-    """The leaf classes that a recipe may name."""
-    return _named(frozenset((*ops.MODULES, *_MORE_CLASSES)))
+    """The leaf classes that a recipe may name: those of the operator table."""
+    return _named(frozenset(ops.MODULES))
 
 
 def functions() -> Mapping[str, Callable[..., Any]]:
@@ -50,13 +48,28 @@ def functions() -> Mapping[str, Callable[..., Any]]:
     """
     overridable = torch.overrides.get_overridable_functions()
     listed = itertools.chain.from_iterable(overridable.get(namespace, ()) for namespace in _NAMESPACES)
-    return _named(frozenset(itertools.chain(ops.FUNCTIONS, listed, [tuple])))
+    return _named(frozenset(itertools.chain(ops.FUNCTIONS, listed, _MORE_FUNCTIONS)))
 
 
 def methods() -> frozenset[str]:
     """The tensor methods that a recipe may name, chosen as the functions are."""
     listed = {method.__name__ for method in torch.overrides.get_overridable_functions()[Tensor]}
-    return frozenset(ops.METHODS).union(name for name in listed - _NO_METHODS if not name.startswith("_"))
+    return frozenset((*ops.METHODS, "stride")).union(name for name in listed - _NO_METHODS if not name.startswith("_"))
+
+
+@functools.cache
+def attributes() -> frozenset[str]:
+    """The attributes that ``getattr`` may read: of tensors, and of what functions of torch return several in."""
+    members: list[Any] = [member for member in vars(torch.return_types).values() if isinstance(member, type)]
+    return _TENSOR_ATTRIBUTES.union(*(member.__match_args__ for member in members))
+
+
+_TENSOR_ATTRIBUTES = frozenset(
+    (
+        *("H", "T", "data", "device", "dtype", "imag", "is_cpu", "is_cuda", "is_meta", "is_quantized", "is_sparse"),
+        *("itemsize", "layout", "mH", "mT", "nbytes", "ndim", "real", "requires_grad", "shape"),
+    )
+)
 
 
 @functools.cache

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+MAX_LAYERS = 256  # of one recurrent module, whose construction takes time in the square of it
 MAX_DEPTH = 64  # of nested values and module paths: far above any network, far below Python's recursion limit
 
 

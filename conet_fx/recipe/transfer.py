@@ -12,9 +12,10 @@ from torch.fx import GraphModule
 
 from conet_fx.errors import RecipeError
 from conet_fx.passes.nodes import plain_subclass
-from conet_fx.recipe.build import build, named_tensors, plain_attributes
+from conet_fx.recipe.build import build, named_tensors, plain_attributes, refresh
 from conet_fx.recipe.describe import arguments_of
 from conet_fx.recipe.files import digest
+from conet_fx.recipe.layers import follow_weights
 from conet_fx.recipe.names import qualified_name
 from conet_fx.recipe.spec import Recipe
 
@@ -22,7 +23,8 @@ _SIZE_ARGUMENTS = frozenset(
     (
         *("in_channels", "out_channels", "groups", "in_features", "out_features", "num_features"),
         *("num_channels", "num_groups", "num_parameters", "normalized_shape"),
-        *("embed_dim", "num_heads", "kdim", "vdim"),
+        *("embed_dim", "num_heads", "kdim", "vdim", "num_embeddings", "embedding_dim"),
+        *("input_size", "hidden_size", "proj_size", "unflattened_size"),
     )
 )
 
@@ -49,7 +51,11 @@ def transfer(model: nn.Module, recipe: Recipe) -> nn.Module:
             store.update({key: fresh.get(id(tensor), tensor) for key, tensor in store.items()})
     for path, spec in recipe.modules.items():
         if spec.cls is not None:
-            vars(resized.get_submodule(path)).update(plain_attributes(built.get_submodule(path)))
+            leaf = resized.get_submodule(path)
+            for part, twin in built.get_submodule(path).named_modules():
+                vars(leaf.get_submodule(part)).update(plain_attributes(twin))
+            refresh(leaf)
+    follow_weights(resized, built, [path for path, spec in recipe.modules.items() if spec.cls is not None])
     return resized
 
 
