@@ -168,7 +168,7 @@ def _is_plain_getattr(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
     return False
 
 
-_ATTRIBUTES = frozenset({"T", "device", "dtype", "indices", "is_cuda", "mT", "ndim", "shape", "values"})
+_ATTRIBUTES = frozenset({"T", "device", "dtype", "imag", "indices", "is_cuda", "mT", "ndim", "real", "shape", "values"})
 
 
 def _is_identifier(name: object) -> bool:

@@ -50,7 +50,7 @@ def functions() -> Mapping[str, Callable[..., Any]]:
     """
     overridable = torch.overrides.get_overridable_functions()
     listed = itertools.chain.from_iterable(overridable.get(namespace, ()) for namespace in _NAMESPACES)
-    return _named(frozenset(itertools.chain(ops.FUNCTIONS, listed, [tuple])))
+    return _named(frozenset(itertools.chain(ops.FUNCTIONS, listed, [tuple, torch.eye])))
 
 
 def methods() -> frozenset[str]:
