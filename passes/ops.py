@@ -196,7 +196,8 @@ _ELEMENTWISE = (
     "conj conj_physical cos cosh deg2rad digamma erf erfc erfinv exp exp2 expm1 fix floor frac i0 isfinite isinf isnan "
     "isneginf isposinf isreal lgamma log log10 log1p log2 logical_not logit mvlgamma nan_to_num neg negative "
     "positive rad2deg reciprocal relu resolve_conj resolve_neg round rsqrt sgn sigmoid sign signbit sin sinc sinh sqrt "
-    "square tan tanh trunc clone detach dropout alpha_dropout feature_dropout bernoulli real imag"
+    "square tan tanh trunc clone detach dropout alpha_dropout feature_dropout feature_alpha_dropout "
+    "bernoulli real imag"
 )
 register(
     rules.Elementwise(),

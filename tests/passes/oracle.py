@@ -26,6 +26,7 @@ from torch._dispatch.python import enable_python_dispatcher
 from torch._dynamo.source import ConstantSource
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv
+from torch.nn.utils import parametrize
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 from torch.utils._sympy.functions import FloorDiv, Max, Mod, PythonMod
@@ -92,7 +93,9 @@ _LAYERS = (
     nn.LayerNorm,
     nn.RMSNorm,
     nn.PReLU,
+    nn.Embedding,
     nn.ParameterList,
+    parametrize.ParametrizationList,
     nn.Sequential,
 )
 
@@ -119,7 +122,7 @@ class _World:
     def make_symbolic(self, model: nn.Module) -> dict[Axis, tuple[Any, torch.Tensor]]:
         """Fake tensors of symbolic sizes in place of all others; the size and the tensor of each axis by name.
 
-        Layers of torch.nn that are not convolutions, linear layers or norms keep their numbers.
+        Layers of torch.nn that are not convolutions, linear layers, norms or embeddings keep their numbers.
         """
         axes: dict[Axis, tuple[Any, torch.Tensor]] = {}
         fakes: dict[int, torch.Tensor] = {}

@@ -790,17 +790,28 @@ def position_embedding(d: int, x: Shape) -> nn.Module:
 # layers of other kinds
 
 
-@op("map", width=WIDTHS, kind=("RNN", "GRU", "LSTM"), layers=(1, 2), both=(False, True))
-def recurrent(d: int, x: Shape, width: int, kind: str, layers: int, both: bool) -> nn.Module | None:
+@op("map", hidden=WIDTHS, kind=("RNN", "GRU", "LSTM"), layers=(1, 2), both=(False, True))
+def recurrent(d: int, x: Shape, hidden: int, kind: str, layers: int, both: bool) -> nn.Module | None:
     """Positions in a row; the channels of all states go on."""
     if math.prod(x[2:]) > 64:
         return None
-    rnn = getattr(nn, kind)(x[1], width, layers, batch_first=True, bidirectional=both)
+    rnn = getattr(nn, kind)(x[1], hidden, layers, batch_first=True, bidirectional=both)
 
     def run(m: Any, y: Tensor) -> Tensor:
         return m.rnn(y.flatten(2).transpose(1, 2))[0].transpose(1, 2).reshape(y.shape[0], -1, *x[2:])
 
     return Apply(run, rnn=rnn)
+
+
+@op("vector", hidden=WIDTHS, kind=("RNNCell", "GRUCell", "LSTMCell"))
+def recurrent_cell(d: int, x: Shape, hidden: int, kind: str) -> nn.Module:
+    """One step, from a state of zeros."""
+
+    def run(m: Any, v: Tensor) -> Tensor:
+        state = m.cell(v)
+        return state[0] if kind == "LSTMCell" else state
+
+    return Apply(run, cell=getattr(nn, kind)(x[1], hidden))
 
 
 @op("map", function=(False, True))
@@ -1420,7 +1431,9 @@ def linear_by_product(d: int, x: Shape, width: int, kind: str) -> nn.Module:
 
 
 @op("map", kind=("einsum", "einsum of a scale", "einsum to a map", "mv", "mv method", "dot", "dot method", "addmv",
-                 "addmv method", "baddbmm", "baddbmm method", "addbmm", "addbmm method", "addmm method"))  # fmt: skip
+                 "addmv method", "baddbmm", "baddbmm method", "addbmm", "addbmm method", "addmm method",
+                 "addmv_ method", "baddbmm_ method", "addbmm_ method", "addmm_ method", "outer", "outer method",
+                 "ger", "ger method", "inner", "inner method"))  # fmt: skip
 def products(d: int, x: Shape, kind: str) -> nn.Module:
     """Products with a parameter [channels] and with itself, of which the map is scaled."""
     ones = [1] * d
@@ -1437,18 +1450,23 @@ def products(d: int, x: Shape, kind: str) -> nn.Module:
             return torch.einsum("nc...,c->nc...", y, w)
         if kind == "einsum to a map":
             return y * torch.einsum("nc...,c->n...", y, w).unsqueeze(1).sigmoid()
-        name = kind.partition(" ")[0]
+        called = kind.partition(" ")[0]
+        name = called.rstrip("_")
         given = {"mv": (v, w), "dot": (w, w), "addmv": (w, square, w), "baddbmm": (flat, scores, flat),
-                 "addbmm": (square, scores, scores), "addmm": (v, v, square)}[name]  # fmt: skip
-        found = getattr(given[0], name)(*given[1:]) if kind.endswith("method") else getattr(torch, name)(*given)
+                 "addbmm": (square, scores, scores), "addmm": (v, v, square), "outer": (w, w), "ger": (w, w),
+                 "inner": (v, square)}[name]  # fmt: skip
+        if kind.endswith("method"):
+            found = getattr(given[0].clone() if called.endswith("_") else given[0], called)(*given[1:])
+        else:
+            found = getattr(torch, name)(*given)
         if name == "baddbmm":
             return found.view(y.shape) * scale
         forms: dict[str, Callable[[], Tensor]] = {
             "mv": lambda: found.view(-1, 1, *ones),
             "dot": lambda: found * scale,
             "addmv": lambda: found.view(-1, *ones),
-            "addbmm": lambda: found.mean(1).view(-1, *ones),
-            "addmm": lambda: found[(..., *[None] * d)],
+            **dict.fromkeys(("addbmm", "outer", "ger"), lambda: found.mean(1).view(-1, *ones)),
+            **dict.fromkeys(("addmm", "inner"), lambda: found[(..., *[None] * d)]),
         }
         return y * forms[name]().sigmoid()
 

@@ -7,36 +7,28 @@ import subprocess
 import sys
 import tempfile
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import pytest
 import safetensors.torch
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
-from torch.utils.flop_counter import FlopCounterMode
 
 from conet_fx import recipe
 from conet_fx.plan import ChannelPlan, analyze
-from tests.passes.battery import masked
+from tests.passes.battery import counting, masked
 from tests.property.networks import OPERATORS, Program, RandomNet, programs, randomize, sample
 from tests.property.profiles import EXAMPLES, Examples, few_left_out
 
 Picks = Sequence[tuple[int, int]]  # which group, which step
 PICKS = st.lists(st.tuples(st.integers(0, 11), st.integers(0, 4)), min_size=1, max_size=8)
 LINEAR = st.booleans()
-# operators of which a recipe does not name every spelling
-NOT_SAVED = {
-    "across_channels", "along_a_dim", "by_class", "cat", "cat_in_space", "channel_shuffle", "checked", "chunk",
-    "conv_function_of_groups", "created_by_number", "deformable", "dot_product_attention", "elementwise",
-    "elementwise_of_two", "embedded", "gated", "linear_by_product", "move_in_space", "multihead_attention",
-    "pool_and_unpool", "products", "recurrent", "reduction", "sampled", "similarity", "split_by_list", "split_by_size",
-    "there_and_back", "weight_normed", "written",
-}  # fmt: skip
+# a recipe names no method that asks how memory is laid out, and no recurrent layer
+NOT_SAVED = {"checked", "recurrent"}
 SAVED = [name for name in OPERATORS if name not in NOT_SAVED]
 
 
@@ -111,14 +103,6 @@ def test_the_present_sizes_give_the_same_network(program: Program, resize_linear
         assert all(torch.equal(found, expected) for found, expected in pairs)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _every_product_is_counted() -> Iterator[None]:
-    """The fused kernel of nn.MultiheadAttention is unknown to the counter."""
-    torch.backends.mha.set_fastpath_enabled(False)
-    yield
-    torch.backends.mha.set_fastpath_enabled(True)
-
-
 @EXAMPLES
 @given(programs(), PICKS, LINEAR)
 def test_costs_are_exact(program: Program, picks: Picks, resize_linear: bool) -> None:
@@ -127,7 +111,7 @@ def test_costs_are_exact(program: Program, picks: Picks, resize_linear: bool) ->
     sizes = pick_sizes(plan, picks)
     for module, cost in ((model, plan.cost()), (plan.resize(sizes), plan.cost(sizes))):
         assert cost.params == sum(parameter.numel() for parameter in module.parameters())
-        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        with torch.no_grad(), counting() as counter:
             run(module, program)
         assert 2 * cost.macs == counter.get_total_flops()
 
@@ -175,7 +159,7 @@ def test_shrinking_masks_the_other_channels(program: Program, picks: Picks, resi
     exact = {group.name for group in plan.free if not group.mixed_by}
     sizes = {name: size for name, size in pick_sizes(plan, picks).items() if size < plan.sizes[name] and name in exact}
     shrunk = inherited(plan, sizes).eval()
-    for found, expected in zip(run(shrunk, program), run(masked(plan, shrunk).eval(), program), strict=True):
+    for found, expected in zip(run(shrunk, program), run(masked(plan, shrunk, model).eval(), program), strict=True):
         torch.testing.assert_close(found, expected)
 
 
@@ -243,4 +227,5 @@ def test_another_process_loads_what_was_saved(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-c", ELSEWHERE, tmp_path], check=True, cwd=tmp_path, timeout=300)
     for folder, expected in cases.items():
         outputs = safetensors.torch.load_file(folder / "output")
-        assert all(torch.equal(outputs[str(i)], tensor) for i, tensor in enumerate(expected))
+        for i, tensor in enumerate(expected):  # the last bit may depend on where a weight lies in memory
+            torch.testing.assert_close(outputs[str(i)], tensor)

@@ -72,6 +72,8 @@ EXPERIMENTAL = "warns that torch hardly supports it"
 RANDOM = "draws random numbers for each channel, so that no resize can keep its function"
 NOT_GENERATED: dict[Callable[..., Any] | str | type, str] = {
     **dict.fromkeys([F.sigmoid, F.tanh, F.upsample, F.upsample_nearest, F.upsample_bilinear], TRACED_THROUGH),
+    **dict.fromkeys([torchvision.ops.DeformConv2d, torchvision.ops.StochasticDepth], TRACED_THROUGH),
+    torchvision.ops.stochastic_depth: TRACED_THROUGH,
     **dict.fromkeys([operator.iadd, operator.isub, operator.imul, operator.itruediv, operator.ipow], IN_PLACE),
     **dict.fromkeys([operator.iand, operator.ior, operator.ixor, "__setitem__"], IN_PLACE),
     **dict.fromkeys(["__add__", "__radd__", "__sub__", "__mul__", "__rmul__", "__truediv__", "__pow__"], IN_PLACE),
