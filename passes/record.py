@@ -321,8 +321,8 @@ class Recorder(fx.Tracer):
         """The node to use for ``node``: the result of a view in place; cut off if it was made without gradients."""
         while node in self._instead:
             node = self._instead[node]
-        cut = (self._cuts and node.op != "get_attr") or (node in self._without_grad and torch.is_grad_enabled())
-        if not (cut and isinstance(node.meta["val"], torch.Tensor)):
+        cut = self._cuts or (node in self._without_grad and torch.is_grad_enabled())
+        if not (cut and isinstance(node.meta.get("val"), torch.Tensor)):
             return node
         if node not in self._detached:
             detached = self._detached[node] = self.create_node("call_method", "detach", (node,), {})

@@ -376,12 +376,15 @@ def test_a_moving_average_can_be_trained_twice() -> None:
         y = self.a(x)
         with torch.no_grad():
             self.mean.mul_(0.9).add_(y.mean((0, 2, 3)), alpha=0.1)
-        return self.out(y - self.mean.view(1, -1, 1, 1))
+            self.scale.clamp_(0.5, 2.0)
+        return self.out((y - self.mean.view(1, -1, 1, 1)) * self.scale)
 
-    model = net(forward, a=conv(3, 6), out=conv(6, 2))
+    model = net(forward, a=conv(3, 6), scale=nn.Parameter(torch.full((6, 1, 1), 3.0)), out=conv(6, 2))
     model.register_buffer("mean", torch.zeros(6))
     resized = conet_fx.analyze(model, IMAGE).resize({"a": 4})
     for _ in range(2):
         resized(IMAGE).sum().backward()
     assert resized.mean.abs().sum() > 0
+    assert resized.scale.grad is not None
+    assert bool((resized.scale == 2).all())
     assert not resized.mean.requires_grad
