@@ -511,6 +511,28 @@ def test_a_resized_network_comes_back(name: str, tmp_path: Path) -> None:
             assert torch.equal(found, wanted)
 
 
+class OfTwoWidths(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.other = nn.Conv2d(3, 8, 1), nn.Conv2d(3, 6, 1)
+        self.attention = nn.MultiheadAttention(8, 2, kdim=6, vdim=6)
+        self.head = nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        query, key = self.one(x).flatten(2).permute(2, 0, 1), self.other(x).flatten(2).permute(2, 0, 1)
+        return self.head(self.attention(query, key, key)[0].mean(0))
+
+
+@pytest.mark.parametrize("width", [8, 10])
+def test_an_attention_keeps_its_three_weights_where_widths_meet(width: int, tmp_path: Path) -> None:
+    model, x = OfTwoWidths(), torch.rand(2, 3, 4, 4)
+    resized = analyze(model, x, resize_linear=True).resize({"other": width})
+    recipe.save(resized, tmp_path, model_id=recipe.identify(model))
+    for twin in (recipe.load(tmp_path), recipe.apply(model, tmp_path)):
+        assert twin.attention.kdim == width
+        assert torch.equal(twin(x), resized(x))
+
+
 def outputs_of(module: nn.Module, x: Tensor) -> list[Tensor]:
     torch.manual_seed(0)
     return [value for value in pytree.tree_leaves(copy.deepcopy(module)(x)) if isinstance(value, Tensor)]

@@ -80,13 +80,25 @@ def construct(path: str, spec: ModuleSpec, tensors: int) -> nn.Module:
     arguments = {name: decode(value, {}) for name, value in spec.arguments.items()}
     if issubclass(cls, nn.RNNBase):
         _check_layers(path, arguments, tensors)
+    module: nn.Module
     try:
         with torch.device("meta"), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # its user has seen what torch thinks of such arguments
-            module: nn.Module = cls(**arguments)
+            module = _attention(**arguments) if cls is nn.MultiheadAttention else cls(**arguments)
     except Exception as error:  # whatever the class has against these arguments
         raise RecipeError(f"module {path!r}, {spec.cls}(**{arguments}): {type(error).__name__}: {error}") from error
     return module.train(spec.training)
+
+
+def _attention(*, packed: Any = True, **arguments: Any) -> nn.MultiheadAttention:
+    """An attention which keeps three weights (not ``packed``) also where its inputs have come to be of one width."""
+    width = arguments["embed_dim"]
+    if packed or not all(arguments.get(name) in (None, width) for name in ("kdim", "vdim")):
+        return nn.MultiheadAttention(**arguments)
+    module = nn.MultiheadAttention(**{**arguments, "kdim": width + 1})
+    module.kdim = width
+    module.k_proj_weight = nn.Parameter(torch.empty(width, width))
+    return module
 
 
 def _check_layers(path: str, arguments: Mapping[str, Any], tensors: int) -> None:
@@ -242,6 +254,8 @@ def constructor(cls: type[nn.Module]) -> dict[str, Any]:
     if cls in _RECURRENT:
         arguments = {name: value for name, value in arguments.items() if name not in ("mode", "proj_size")}
         arguments |= _RECURRENT[cls]
+    if cls is nn.MultiheadAttention:
+        arguments["packed"] = True
     return arguments
 
 

@@ -151,9 +151,10 @@ def _all_attributes(module: nn.Module) -> dict[str, Any]:
     }
 
 
-_FLAGS = frozenset(("bias", "add_bias_kv"))
+_FLAGS = frozenset(("bias", "add_bias_kv", "packed"))
 _ATTRIBUTES: dict[tuple[type, str], str] = {  # where they are not called as the argument
     (nn.MultiheadAttention, "bias"): "in_proj_bias",
     (nn.MultiheadAttention, "add_bias_kv"): "bias_k",
+    (nn.MultiheadAttention, "packed"): "in_proj_weight",
     (nn.PairwiseDistance, "p"): "norm",
 }

@@ -30,5 +30,8 @@ class SearchResult:
     model_id: Mapping[str, str] = dataclasses.field(repr=False)
 
     def save(self, dir: str | os.PathLike[str]) -> None:
-        """Write weights and recipe to ``dir``; :func:`conet_fx.load` and :func:`conet_fx.apply` read them back."""
+        """Write weights and recipe to ``dir``; :func:`conet_fx.load` and :func:`conet_fx.apply` read them back.
+
+        Raises :class:`~conet_fx.errors.RecipeError` for a model that :func:`conet_fx.save` cannot save.
+        """
         recipe.save(self.model, dir, sizes=self.sizes, model_id=self.model_id)
