@@ -116,7 +116,6 @@ NETWORKS = {
     "efficientnet_b0": 32,
     "regnet_y_400mf": 32,
     "squeezenet1_1": 32,
-    "mnasnet0_5": 32,
     "convnext_tiny": 32,
     "vgg11_bn": 32,
 }
