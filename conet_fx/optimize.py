@@ -68,8 +68,8 @@ def optimize(
 
     Raises:
         TypeError, ValueError: a bad argument; TraceError: a model that cannot be traced; SearchError: nothing to
-            resize, targets that do not fit, a run directory that cannot be used, a loss or weight that is not finite.
-            All but the last before any training.
+            resize, a model that is traced in pieces, targets that do not fit, a run directory that cannot be used, a
+            loss or weight that is not finite. All but the last before any training.
     """
     config = SearchConfig.build(config, delta, overrides)
     fabric = fabric or make_fabric(config)
@@ -79,6 +79,11 @@ def optimize(
     plan = analyze(model, samples(inputs, SAMPLES), tie_concat=config.tie_concat, resize_linear=config.resize_linear)
     if not plan.free:
         raise SearchError(f"there is nothing to resize: {plan.explain()}")
+    if plan.trace.pieces:
+        raise SearchError(
+            f"the model cannot be traced as a whole ({plan.trace.pieces.reason}), and a search needs its graph. Search "
+            f"one of its pieces ({', '.join(plan.trace.pieces.paths)}), or resize it with analyze() and plan.resize()"
+        )
     if loss_fn is None:
         check_targets(_output(plan), target)
     run, history = _open(run_dir, model, plan, config, resume)
