@@ -1286,7 +1286,7 @@ def channel_shuffle(d: int, x: Shape, groups: int, kind: str) -> nn.Module | Non
     if kind == "channel_shuffle":
         return Apply(lambda x: F.channel_shuffle(x, groups))
     if kind == "native":
-        return Apply(lambda x: torch.native_channel_shuffle(x, groups))
+        return Apply(lambda x: torch.native_channel_shuffle(x.detach(), groups))
 
     def run(y: Tensor) -> Tensor:
         if kind == "literal":
