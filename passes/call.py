@@ -230,6 +230,18 @@ class Call:
             raise NoRule(f"{self.size(a)} and {self.size(b)} channels meet")
         self.depths.tie(a, b, f"meets channels of a fixed number in {self.why}")
 
+    def meet(self, dims: Sequence[Dim]) -> Dim:
+        """One dim of a result, in which these dims of its operands meet: tied, but for those of length 1, which
+        broadcast.
+        """
+        wide = [dim for dim in dims if self.size(dim) != 1]
+        if wide:
+            self.freeze(*(dim for dim in dims if self.size(dim) == 1), because="broadcasts one channel")
+        meet = wide or dims
+        for dim in meet[1:]:
+            self.tie(meet[0], dim)
+        return next((dim for dim in meet if not is_fixed(dim)), meet[0])
+
     def freeze(self, *dims: Dim, because: str) -> None:
         for dim in dims:
             self.depths.freeze(dim, f"{because}: {self.why}")

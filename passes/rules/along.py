@@ -127,7 +127,7 @@ class Similarity(Summation):
         if len(a) != len(b):
             raise NoRule("tensors with different numbers of dims")
         axis = self._axis(call, len(a))
-        dims = [self._joined(call, pair) for pair in zip(a, b, strict=True)]
+        dims = [call.meet(pair) for pair in zip(a, b, strict=True)]
         call.mixes(dims[axis])
         return Tensor((*dims[:axis], *(((1,),) if self._keeps(call) else ()), *dims[axis + 1 :]))
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -85,19 +84,8 @@ class Summation(Rule):
         ndim = len(call.shape)
         out: list[Dim] = []
         for axis in range(-ndim, 0):
-            out.append(self._joined(call, [v.dims[axis] for v in operands if len(v.dims) >= -axis]))
+            out.append(call.meet([v.dims[axis] for v in operands if len(v.dims) >= -axis]))
         return Tensor(tuple(out))
-
-    @staticmethod
-    def _joined(call: Call, dims: Sequence[Dim]) -> Dim:
-        """One dim of the result, from that dim of each operand."""
-        wide = [dim for dim in dims if call.size(dim) != 1]
-        if wide:
-            call.freeze(*(d for d in dims if call.size(d) == 1), because="broadcasts one channel")
-        meet = wide or dims
-        for dim in meet[1:]:
-            call.tie(meet[0], dim)
-        return next((d for d in meet if not is_fixed(d)), meet[0])
 
     def _on_numbers(self, call: Call) -> Value:
         numbers = [call.value(a) for a in call.node.args]

@@ -58,7 +58,7 @@ class Product(Rule):
                 raise NoRule("takes a diagonal")
             for letter, dim in zip(letters, dims, strict=True):
                 found.setdefault(letter, []).append(dim)
-        lengths = {letter: self._meet(call, dims) for letter, dims in found.items()}
+        lengths = {letter: call.meet(dims) for letter, dims in found.items()}
         read = self._weights(call, spelling)
         for letter, dim in lengths.items():
             if letter not in spelling.result and letter not in read:
@@ -91,17 +91,6 @@ class Product(Rule):
         call.facts.writers[layer.path] = tuple(part for letter in written for part in dims[letter])
         call.facts.linear.add(layer.path)
         return read
-
-    @staticmethod
-    def _meet(call: Call, dims: list[Dim]) -> Dim:
-        """The dim that all dims of one letter are; one of length 1 broadcasts."""
-        wide = [dim for dim in dims if call.size(dim) != 1]
-        if wide:
-            call.freeze(*(dim for dim in dims if call.size(dim) == 1), because="broadcasts one channel")
-        meet = wide or dims
-        for dim in meet[1:]:
-            call.tie(meet[0], dim)
-        return next((dim for dim in meet if not is_fixed(dim)), meet[0])
 
     def cost(self, call: Call, spelling: Spelling, lengths: dict[Hashable, Dim]) -> None:
         """Count the multiply-adds: the product of all letters but those that one operand sums by itself."""
