@@ -52,7 +52,7 @@ from tests.passes.battery import random_sizes
 from tests.property.test_linear_cost import Chain, Plain, Residual, Shuffled
 
 NETWORKS = ["resnet18", "resnet152", "efficientnet_b7", "regnet_y_32gf", "densenet201", "swin_t", "swin_b", "vit_b_16"]
-SIZES = {"swin": 224, "vit": 224}  # of images; 64 elsewhere, since Torch-Pruning computes what it traces
+SIZE = 224  # of images, as the networks take them; conet-fx computes nothing, Torch-Pruning what it traces
 NODES = (1_000, 3_000, 10_000)
 Row = dict[str, Any]
 
@@ -62,8 +62,7 @@ def network(name: str) -> tuple[nn.Module, Tensor]:
     import torchvision
 
     torch.manual_seed(0)
-    size = SIZES.get(name.partition("_")[0], 64)
-    return torchvision.models.get_model(name, weights=None).eval(), torch.zeros(1, 3, size, size)
+    return torchvision.models.get_model(name, weights=None).eval(), torch.zeros(1, 3, SIZE, SIZE)
 
 
 def ours(model: nn.Module, image: Tensor) -> None:
