@@ -298,13 +298,13 @@ def zero_others(weight: torch.Tensor, axis: int, kept: torch.Tensor) -> None:
     weight.transpose(0, axis)[gone] = 0
 
 
-def close(a: nn.Module, b: nn.Module, inputs: Any, plan: ChannelPlan) -> None:
+def close(a: nn.Module, b: nn.Module, inputs: Any, plan: ChannelPlan | None = None) -> None:
     """Both modules give the same outputs in eval mode, up to rounding.
 
     Of a model that is traced in pieces those of the first call of each piece: what a detector does with them may turn
     on the last bit (equal scores are sorted).
     """
-    pieces = plan.trace.pieces.paths if plan.trace.pieces else ()
+    pieces = plan.trace.pieces.paths if plan is not None and plan.trace.pieces else ()
     with first_outputs(a, pieces) as ours, first_outputs(b, pieces) as theirs:
         whole = outputs(a, inputs), outputs(b, inputs)
     left, right = (ours, theirs) if pieces else whole
