@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -48,18 +49,23 @@ def recorded(model: nn.Module, call: Arguments, is_leaf: Callable[[Any], bool]) 
 def _best(
     model: nn.Module, call: Arguments, is_leaf: Callable[[Any], bool], flip_mode: bool = False
 ) -> tuple[fx.Graph, Recorder]:
-    """A graph that looks into functions wrapped by ``torch.fx.wrap``, unless looking into them is what fails."""
+    """The graph that leaves the fewest modules opaque: one that looks into functions of ``torch.fx.wrap``, unless that
+    is what fails.
+    """
     recorder = Recorder(model, call, is_leaf, flip_mode)
+    other = Recorder(model, call, is_leaf, flip_mode, look_into_wrapped=False)
     try:
         graph = recorder.record()
     except TraceError:
         if not recorder.wrapped:
             raise
-    else:
-        if not (recorder.opaque and recorder.wrapped):
-            return graph, recorder
-    other = Recorder(model, call, is_leaf, flip_mode, look_into_wrapped=False)
-    return other.record(), other
+        return other.record(), other
+    if recorder.opaque and recorder.wrapped:
+        with contextlib.suppress(TraceError):
+            second = other.record()
+            if len(other.opaque) < len(recorder.opaque):
+                return second, other
+    return graph, recorder
 
 
 class _Differs(Exception):
