@@ -192,6 +192,8 @@ class Recorder(fx.Tracer):
             return self.is_leaf(type(m))
         if isinstance(m, (parametrize.ParametrizationList, parametrizations._WeightNorm)):
             return False
+        if "forward" in vars(m):  # one of its own was put in the place of that of its class
+            return False
         if parametrize.is_parametrized(m) and isinstance(m, _PARAMETRIZED):
             return False
         behaves_like = plain_subclass(m)
@@ -208,6 +210,7 @@ class Recorder(fx.Tracer):
         path = self.path_of_module(m)
         depth = len(self.module_stack)
         before = next(iter(reversed(self.graph.nodes)))
+        dropped = len(self.dropped)
         try:
             return super().call_module(m, forward, args, kwargs)
         except Exception as error:
@@ -216,6 +219,7 @@ class Recorder(fx.Tracer):
             if self.is_leaf_module(m, path):
                 raise
             self._forget_nodes_after(before)
+            del self.dropped[dropped:]  # the call keeps it
             try:
                 proxy = self.create_proxy("call_module", path, args, kwargs)
             except Exception:
