@@ -52,8 +52,8 @@ def register_op(target: Callable[..., Any] | str, rule: Rule, arguments: str = "
     """Say how a function or a tensor method carries the channel axis.
 
     A function written in Python is from now on recorded as one node: its body may use autograd functions, operators
-    that the table lacks, loops and branches on shapes. It must run on fake tensors; what branches on data becomes a
-    ``torch.library.custom_op`` with its ``register_fake``.
+    that the table lacks, loops and branches on shapes. It must run on meta or fake tensors; what branches on data
+    becomes a ``torch.library.custom_op`` with its ``register_fake``.
 
     Args:
         target: a function (Python, torch's own, ``torch.ops`` or ``torch.library.custom_op``), or the name of a method

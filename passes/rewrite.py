@@ -39,7 +39,7 @@ def rewrite(
     scales: Mapping[int, Fraction],
     init: Init = "reset",
     init_fn: Callable[[nn.Module], Any] | None = None,
-) -> fx.GraphModule | nn.Module:
+) -> nn.Module:
     """The traced model with each class of depths in ``scales`` scaled by its factor: a GraphModule, or a copy of the
     caller's module where that could be traced in pieces only.
 

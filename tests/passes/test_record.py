@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import types
 import warnings
 from typing import Any
 
@@ -15,24 +16,13 @@ import conet_fx
 from conet_fx.errors import ConstraintError, ResizeError, TraceError
 from tests.passes.battery import check_everything, gradients, outputs
 from tests.passes.cases import conv, net
+from tests.passes.test_trace import Double
 
 IMAGE = torch.randn(2, 3, 8, 8)
 
 
-class Twice(torch.autograd.Function):
-    """A graph cannot hold its backward."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        return x * 2
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
-        return grad * 2
-
-
 def twice(x: Tensor) -> Tensor:
-    return Twice.apply(x)
+    return Double.apply(x)
 
 
 def keeps_going(x: Tensor) -> Tensor:
@@ -60,7 +50,7 @@ def test_a_submodule_that_cannot_be_looked_into_is_one_call_and_freezes_what_it_
     plan = check_everything(model, IMAGE)
     assert plan.sizes == {"a": 5, "b": 6, "out": 2}
     assert plan.group("a").frozen is None
-    assert "cannot be traced (Twice is a torch.autograd.Function" in str(plan.group("b").frozen)
+    assert "cannot be traced (Double is a torch.autograd.Function" in str(plan.group("b").frozen)
     assert "not followed: odd at" in plan.explain()
     with pytest.raises(ConstraintError, match=r"odd at .* cannot be traced"):
         conet_fx.analyze(model, IMAGE, strict=True)
@@ -223,6 +213,21 @@ def test_autocast_in_forward_is_not_kept_and_the_plan_says_so() -> None:
     assert "do without: autocast at " in plan.explain()
 
 
+def test_autocast_in_a_module_that_is_one_call_is_kept() -> None:
+    def inner(self: Any, x: Tensor) -> Tensor:
+        with torch.autocast("cpu", enabled=False):
+            return twice(x)
+
+    model = net(
+        lambda self, x: self.out(self.b(self.odd(self.a(x)))),
+        a=conv(3, 5),
+        odd=net(inner),
+        b=conv(5, 4),
+        out=conv(4, 2),
+    )
+    assert not conet_fx.analyze(model, IMAGE).trace.dropped
+
+
 def test_one_sample_where_torch_wants_two() -> None:
     model = net(
         lambda self, x: self.out(self.norm(self.a(x).mean((2, 3), keepdim=True))),
@@ -247,6 +252,28 @@ def test_a_view_in_place_changes_what_comes_after_it_only() -> None:
 
     plan = check_everything(net(forward, a=conv(3, 5), out=conv(5, 2)), IMAGE)
     assert [group.name for group in plan.free] == ["a"]
+
+
+def test_layers_with_other_settings_have_other_shapes() -> None:
+    """What a layer gives is remembered by its settings, lists among them."""
+
+    def forward(self: Any, x: Tensor) -> Tensor:
+        y = self.a(x)
+        return self.small(self.one(y).flatten(1)) + self.large(self.two(y).flatten(1))
+
+    pools = {"one": nn.AdaptiveAvgPool2d([1, 1]), "two": nn.AdaptiveAvgPool2d([2, 2])}  # type: ignore[arg-type]
+    model = net(forward, a=conv(3, 4), **pools, small=nn.Linear(4, 2), large=nn.Linear(16, 2))
+    assert [group.name for group in check_everything(model, IMAGE).free] == ["a"]
+
+
+def test_a_forward_that_was_put_in_the_place_of_that_of_a_layer_is_looked_into() -> None:
+    """A layer is what it does: this one is no convolution, and its channels are those that it is given."""
+    layer = conv(5, 7)
+    layer.forward = types.MethodType(lambda self, x: x * self.weight.sum(), layer)  # type: ignore[method-assign]
+    model = net(lambda self, x: self.out(self.odd(self.a(x))), a=conv(3, 5), odd=layer, out=conv(5, 2))
+    plan = check_everything(model, IMAGE)
+    assert [group.name for group in plan.free] == ["a"]
+    assert plan.group("a").readers == ("out",)
 
 
 def test_the_device_of_a_value_is_the_real_one() -> None:
@@ -304,6 +331,19 @@ def test_a_wrapped_function_that_cannot_be_looked_into_stays_one_call() -> None:
     model = net(forward, a=conv(3, 5), b=conv(5, 4), out=conv(4, 2))
     with pytest.raises(TraceError, match=r"depends on the data|mean_if_small"):
         conet_fx.analyze(model, IMAGE, strict=True)
+
+
+def test_a_wrapped_function_is_looked_into_beside_a_module_that_cannot_be() -> None:
+    odd = net(lambda self, x: twice(x))
+    model = net(
+        lambda self, x: self.out(self.odd(self.b(doubled(self.a(x))))),
+        a=conv(3, 5),
+        b=conv(5, 4),
+        odd=odd,
+        out=conv(4, 2),
+    )
+    plan = conet_fx.analyze(model, IMAGE)
+    assert [group.name for group in plan.free] == ["a"]
 
 
 # --- what nodes keep -------------------------------------------------------------------------------------------------
