@@ -6,7 +6,7 @@
 Seconds are CPU time of one thread, medians over the repeats, in which everything that is compared takes turns. Each
 network has a process of its own.
 
-* ``ours``: trace + label + propagate, on the module as it is.
+* ``ours``: trace + propagate + label (``conet_fx.analyze(model, image).graph``), on the module as it is.
 * ``fx``: ``torch.fx.symbolic_trace`` and one interpreted forward pass of the result on the meta device; moving the
   network there is not counted.
 * ``fake``: one forward pass of the module under ``FakeTensorMode``; making its tensors fake is not counted.
@@ -16,8 +16,7 @@ network has a process of its own.
   time in which the tensors of the result are allocated and each of its modules draws its weights once
   (``reset_parameters``).
 * linearity: ``ours`` on chains and DenseNet-like networks of about 1,000, 3,000 and 10,000 nodes, and the slope of
-  log seconds over log nodes; the same with Python's garbage collector off, whose full collections take the longer the
-  more there is alive.
+  log seconds over log nodes.
 """
 
 from __future__ import annotations
@@ -43,9 +42,6 @@ from torch import Tensor, fx, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from benchmarks.processes import describe, run_in_process, show_row, write_rows
-from conet_fx.passes.call import Options
-from conet_fx.passes.constraints import label
-from conet_fx.passes.propagation import propagate
 from conet_fx.passes.trace import trace
 from conet_fx.plan import analyze
 from tests.passes.battery import random_sizes
@@ -66,10 +62,8 @@ def network(name: str) -> tuple[nn.Module, Tensor]:
 
 
 def ours(model: nn.Module, image: Tensor) -> None:
-    """Trace, label, propagate."""
-    traced = trace(model, image)
-    label(traced)
-    propagate(traced, Options())
+    """Trace, propagate, label, as a user has it."""
+    _ = analyze(model, image).graph
 
 
 def fx_floor(model: nn.Module, image: Tensor) -> Callable[[], None]:
@@ -157,7 +151,7 @@ def measure_network(name: str, repeats: int) -> None:
         "fx": fx_floor(model, image),
         "fake": fake_floor(model, image),
     }
-    nodes = len(trace(model, image).graph_module.graph.nodes)
+    nodes = len(analyze(model, image).trace.graph_module.graph.nodes)
     medians(repeats, runs, lambda row: show_row({"nodes": nodes, **row}))
 
 
@@ -210,10 +204,7 @@ def measure_linearity(kind: str, repeats: int) -> None:
     models = [Chain(round((nodes - short) / (longer - short)) + 1, KINDS[kind]).eval() for nodes in NODES]
     counts = [len(trace(model, image).graph_module.graph.nodes) for model in models]
     seconds = medians(repeats, {str(i): lambda model=model: ours(model, image) for i, model in enumerate(models)})
-    gc.disable()
-    quiet = medians(repeats, {str(i): lambda model=model: ours(model, image) for i, model in enumerate(models)})
-    exponents = [exponent(dict(zip(counts, taken.values(), strict=True))) for taken in (seconds, quiet)]
-    show_row({"nodes": counts, **seconds, "exponent": exponents[0], "collector off": exponents[1]})
+    show_row({"nodes": counts, **seconds, "exponent": exponent(dict(zip(counts, seconds.values(), strict=True)))})
 
 
 def exponent(seconds: Mapping[int, float]) -> float:
