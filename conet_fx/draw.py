@@ -21,6 +21,8 @@ SUFFIXES = ("dot", "svg", "png", "pdf")
 _SHAPES = {"summation": "circle", "concatenation": "trapezium", "input": "box", "output": "box", "single": "ellipse"}
 _FROZEN = ("#dddddd", "#888888")
 _FIXED = ("#ffffff", "#888888")
+# Graphviz looks for the best layout for as long as it takes, which are minutes for a DenseNet
+_LAYOUT = "  nslimit=1; nslimit1=1; mclimit=0.2;"
 
 
 def to_dot(plan: ChannelPlan) -> str:
@@ -32,7 +34,7 @@ def to_dot(plan: ChannelPlan) -> str:
     """
     colours = _colours(plan)
     nodes = {node.name: node.meta["conet_fx"] for node in plan.trace.graph_module.graph.nodes}
-    lines = ["digraph channels {", "  rankdir=TB;", "  node [style=filled];", _legend(plan, colours)]
+    lines = ["digraph channels {", "  rankdir=TB;", _LAYOUT, "  node [style=filled];", _legend(plan, colours)]
     for name, data in plan.graph.nodes(data=True):
         groups = list(_groups(nodes[name]))
         fill = colours[groups[0]][0] if len(groups) == 1 else _FIXED[0]

@@ -5,10 +5,12 @@ from __future__ import annotations
 import copy
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -422,7 +424,7 @@ def test_to_dot(plan: ChannelPlan) -> None:
     edges = {found.groups()[:2]: found.groups() for found in (re.fullmatch(EDGE, line) for line in lines) if found}
     assert nodes.keys() == set(plan.graph.nodes)
     assert edges.keys() == set(plan.graph.edges())
-    assert len(lines) == len(nodes) + len(edges) + 5
+    assert len(lines) == len(nodes) + len(edges) + 6
     assert edges["x", "stem"][2] == "bold"
     assert edges["stem", "relu"][2] == "dashed"
     assert nodes["add"][2] == "circle"
@@ -433,9 +435,20 @@ def test_to_dot(plan: ChannelPlan) -> None:
     assert nodes["odd"][3] == nodes["hidden"][3] == nodes["head"][3] == FROZEN
     assert nodes["x"][3] == nodes["special_i1"][3] == "#ffffff"
     assert edges["relu", "grouped"][3] == edges["stem", "relu"][3] != edges["grouped", "relu_1"][3]
-    legend = lines[3]
+    legend = lines[4]
     assert f'<td bgcolor="{colours["grouped"]}" align="left">grouped: 12</td>' in legend
     assert f'<td bgcolor="{FROZEN}" align="left">odd: 7 (frozen)</td>' in legend
+
+
+def test_graphviz_draws_it(plan: ChannelPlan, tmp_path: Path) -> None:
+    if shutil.which("dot") is None:
+        if os.environ.get("CONET_FX_REQUIRE_GRAPHVIZ") == "1":
+            pytest.fail("CONET_FX_REQUIRE_GRAPHVIZ=1, and no dot on PATH")
+        pytest.skip("Graphviz (the program dot) is not installed")
+    plan.draw(tmp_path / "graph.svg")
+    drawing = ElementTree.parse(tmp_path / "graph.svg").getroot()
+    titles = {title.text for title in drawing.iter("{http://www.w3.org/2000/svg}title")}
+    assert set(plan.graph.nodes) | {"channel groups"} <= titles
 
 
 def test_to_dot_of_several_groups_in_one_value() -> None:
