@@ -31,7 +31,7 @@ from conet_fx.errors import TraceError
 from conet_fx.passes import custom
 from conet_fx.passes.inputs import Arguments
 from conet_fx.passes.lines import line_of, user_line
-from conet_fx.passes.nodes import attribute, leaves, plain_subclass, source, tensors
+from conet_fx.passes.nodes import attribute, empty_tables, leaves, plain_subclass, source, tensors
 from conet_fx.passes.patches import (
     einops_that_takes_proxies,
     factories_that_take_proxies,
@@ -352,7 +352,7 @@ class Recorder(fx.Tracer):
             new = torch.empty_like(tensor, device="meta")
             memo[id(tensor)] = nn.Parameter(new, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else new
         try:
-            root = copy.deepcopy(self.model, memo)
+            root = copy.deepcopy(self.model, memo | empty_tables(self.model))
         except Exception as error:
             raise TraceError(
                 f"{type(self.model).__name__} cannot be copied ({type(error).__name__}: {error}), and conet-fx works "

@@ -23,7 +23,7 @@ from conet_fx.passes.depth import Dim, is_fixed
 from conet_fx.passes.info import KEY, annotate
 from conet_fx.passes.islands import Pieces
 from conet_fx.passes.labels import Channels, MarkCall, Marker, Site, match
-from conet_fx.passes.nodes import attribute
+from conet_fx.passes.nodes import attribute, empty_tables
 from conet_fx.passes.nodes import source as line_of
 from conet_fx.passes.shapes import undisturbed
 from conet_fx.passes.trace import Trace, graph_module_of
@@ -110,7 +110,7 @@ def _draft(
     source: fx.GraphModule, facts: Facts, size: Callable[[Dim], int], drafts: Mapping[int, Any]
 ) -> fx.GraphModule:
     """The resized GraphModule on meta tensors."""
-    memo = dict(drafts)
+    memo = {**drafts, **empty_tables(source)}
     parts = {}
     for node in source.graph.nodes:
         if node.op == "call_module" and node.target not in parts:
