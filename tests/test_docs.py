@@ -15,7 +15,7 @@ DOCS = Path(__file__).parents[1] / "docs"
 TABLES = (ops.FUNCTIONS, ops.METHODS, ops.MODULES, custom.FUNCTIONS, custom.CLASSES)
 
 
-@pytest.mark.parametrize("page", ["operators.md", "fx.md"])
+@pytest.mark.parametrize("page", ["operators.md", "fx.md", "probe.md"])
 def test_examples(page: str, monkeypatch: pytest.MonkeyPatch) -> None:
     text = (DOCS / page).read_text()
     blocks = list(re.finditer(r"^```python\n(.*?)^```$", text, re.DOTALL | re.MULTILINE))
