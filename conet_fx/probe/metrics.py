@@ -62,6 +62,9 @@ class NonFiniteError(SearchError):
         self.layers = tuple(layers)
         self.metrics = metrics
 
+    def __reduce__(self) -> tuple[type[NonFiniteError], tuple[Sequence[str], dict[str, LayerMetrics]]]:
+        return type(self), (self.layers, self.metrics)  # processes tell each other
+
 
 def probe(model: nn.Module, *, linear: bool = False, tau: Tau = "exact") -> dict[str, LayerMetrics]:
     """Measure every conv of a model; nothing in it changes, and no graph is recorded.
