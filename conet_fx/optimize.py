@@ -16,6 +16,7 @@ from conet_fx import recipe
 from conet_fx.errors import SearchError
 from conet_fx.plan import ChannelPlan, Cost, analyze
 from conet_fx.report import Progress
+from conet_fx.report.network import save_network
 from conet_fx.search.batches import (
     Loss,
     check_targets,
@@ -156,4 +157,6 @@ def _open(
         if resume:
             raise ValueError("resume=True needs run_dir, the directory of the run to go on with")
         return None, []
-    return RunDirectory.open(run_dir, recipe.identify(model), plan.groups, dataclasses.asdict(config), resume)
+    run, history = RunDirectory.open(run_dir, recipe.identify(model), plan.groups, dataclasses.asdict(config), resume)
+    save_network(run, plan)
+    return run, history
