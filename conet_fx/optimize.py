@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch.nn.functional as F
@@ -15,8 +15,9 @@ from torch.fx.node import map_aggregate
 from conet_fx import recipe
 from conet_fx.errors import SearchError
 from conet_fx.plan import ChannelPlan, Cost, analyze
-from conet_fx.report import Progress
 from conet_fx.report.network import save_network
+from conet_fx.report.observer import Observer, told
+from conet_fx.report.progress import Progress
 from conet_fx.search.batches import (
     Loss,
     check_targets,
@@ -47,6 +48,7 @@ def optimize(
     loss_fn: Loss | None = None,
     init_fn: Callable[[nn.Module], Any] | None = None,
     progress: bool = True,
+    observers: Sequence[Observer] = (),
     **overrides: Any,
 ) -> SearchResult:
     """Find the channel size of every layer of ``model`` by training on ``loader`` (paper Algorithm 2).
@@ -66,6 +68,7 @@ def optimize(
         loss_fn: a callable of (output, target); cross entropy when left out.
         init_fn: applied to each module of a fresh candidate, after ``reset_parameters``.
         progress: show a live line in a terminal, a plain line for each trial elsewhere.
+        observers: told of every epoch and trial, say :class:`conet_fx.report.TensorBoard`.
 
     Raises:
         TypeError, ValueError: a bad argument; TraceError: a model that cannot be traced; SearchError: nothing to
@@ -92,6 +95,8 @@ def optimize(
     states = {group.name: start(group, config) for group in plan.free}
     for trial in history:
         states = {name: resumed(record) for name, record in trial.groups.items()}
+    for observer in observers:
+        observer.begin(history)
     candidate = None
     with (
         reproducible(loader),
@@ -113,7 +118,7 @@ def optimize(
                 fabric,
                 loss_fn or F.cross_entropy,
                 number,
-                lambda epoch: display.epoch(epoch.number, epoch.loss, epoch.accuracy),
+                told(display, observers, number),
             )
             verdicts = {group.name: judge(group, states[group.name], epochs, config) for group in plan.free}
             states = {name: state for name, (state, _) in verdicts.items()}
@@ -122,6 +127,8 @@ def optimize(
             history.append(Trial(number, sizes, cost.params, cost.macs, epochs, records, seconds))
             if run is not None:
                 run.save_history(history)
+            for observer in observers:
+                observer.trial(history[-1])
 
         sizes = sizes_of(states)
         seed_everything(config.seed, 0, loader)
