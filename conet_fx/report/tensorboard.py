@@ -39,7 +39,7 @@ class TensorBoard:
         self._epochs = 0  # of finished trials
         self._open = _module("torch.utils.tensorboard").SummaryWriter
         self._writer: SummaryWriter | None = None  # opened by the first scalar: no file without one
-        self._steps, self._params = _read(self.folder)
+        self._steps, self._losses = _read(self.folder)
 
     def __enter__(self) -> Self:
         return self
@@ -51,7 +51,8 @@ class TensorBoard:
 
     def begin(self, history: Sequence[Trial]) -> None:
         """Write the trials in ``history`` that the folder lacks."""
-        if any(not math.isclose(self._params.get(t.number, t.params), t.params, rel_tol=1e-6) for t in history):
+        losses = {trial.number: trial.epochs[-1].loss for trial in history if trial.epochs}
+        if any(not math.isclose(self._losses.get(number, loss), loss, rel_tol=1e-6) for number, loss in losses.items()):
             raise ConetError(f"{self.folder} has the scalars of another run: choose another folder, or empty this one")
         self._epochs = 0
         for trial in history:
@@ -117,14 +118,14 @@ class TensorBoard:
 
 
 def _read(folder: Path) -> tuple[dict[str, int], dict[int, float]]:
-    """The last step of each tag in the event files of ``folder``, and the parameters by trial."""
+    """The last step of each tag in the event files of ``folder``, and the losses by trial."""
     module = _module("tensorboard.backend.event_processing.event_accumulator")
     if not folder.exists():
         return {}, {}
     events = module.EventAccumulator(str(folder), size_guidance={module.SCALARS: 0}).Reload()
     scalars = {tag: events.Scalars(tag) for tag in events.Tags()["scalars"]}
-    params = {event.step: event.value for event in scalars.get("trial/params", ())}
-    return {tag: found[-1].step for tag, found in scalars.items()}, params
+    losses = {event.step: event.value for event in scalars.get("trial/loss", ())}
+    return {tag: found[-1].step for tag, found in scalars.items()}, losses
 
 
 def _module(name: str) -> Any:

@@ -77,7 +77,8 @@ def test_live_is_the_same_as_afterwards(tmp_path: Path) -> None:
 def test_the_folder_of_another_run_is_refused(tmp_path: Path) -> None:
     run = synthetic_run(trials=2)
     TensorBoard(tmp_path).write(run.trials)
-    other = [dataclasses.replace(run.trials[0], params=run.trials[0].params + 100)]
+    last = dataclasses.replace(run.trials[0].epochs[-1], loss=1.0)
+    other = [dataclasses.replace(run.trials[0], epochs=(*run.trials[0].epochs[:-1], last))]  # of the same sizes
     with pytest.raises(ConetError, match="scalars of another run: choose another folder"):
         TensorBoard(tmp_path).write(other)
 
