@@ -7,7 +7,7 @@ epochs (25 of 250 there).
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch.nn.functional as F
@@ -16,11 +16,14 @@ from torch import fx, nn
 from torch.optim import SGD
 from torch.optim.lr_scheduler import LambdaLR
 
+from conet_fx import recipe
 from conet_fx.data import DataSet, loaders
 from conet_fx.plan import ChannelPlan
+from conet_fx.search.distributed import Distributed
 from conet_fx.search.history import Evaluation
 from conet_fx.search.judge import nearest
 from conet_fx.search.randomness import reproducible, seed_everything
+from conet_fx.search.run_dir import FOUND, RunDirectory
 from conet_fx.search.task import cost_per_sample
 from conet_fx.search.training import test_accuracy, train_epoch
 
@@ -62,6 +65,9 @@ class EvaluationConfig:
                 raise ValueError(f"{name}={getattr(self, name)!r}: write {wanted}")
 
 
+RIVALS = frozenset({"found", "start", "uniform"})
+
+
 def rivals(plan: ChannelPlan, found: Mapping[str, int], round_to: int = 1) -> dict[str, dict[str, int]]:
     """The networks to compare: "found", "start" (as handed in) and "uniform" (one width, as many parameters)."""
     own = {group.name: group.size for group in plan.free}
@@ -94,20 +100,100 @@ def evaluate(
     batch_size: int = 128,
     workers: int = 0,
     init_fn: Callable[[nn.Module], Any] | None = None,
-) -> tuple[Evaluation, fx.GraphModule]:
-    """Train the network of ``sizes`` once for each seed: the record, and the trained network of the first seed."""
-    accuracies = []
+    known: Sequence[Evaluation] = (),
+    on_seed: Callable[[Evaluation, fx.GraphModule], None] = lambda evaluation, network: None,
+) -> tuple[Evaluation, fx.GraphModule | None]:
+    """Train the network of ``sizes`` once for each seed: the record, and the trained network of the first seed.
+
+    Seeds that ``known`` has of the same network and recipe are not trained again (None for the network of the first
+    then). ``on_seed`` gets the record so far and the network after each seed that was trained.
+    """
+    blank = _blank(label, sizes, plan, config, batch_size)
+    done: dict[int, float] = {}
+    for each in known:
+        if _alike(each, blank):
+            done.update(zip(each.seeds, each.accuracies, strict=True))
+
+    def record() -> Evaluation:
+        seeds = tuple(seed for seed in config.seeds if seed in done)
+        return dataclasses.replace(blank, seeds=seeds, accuracies=tuple(done[seed] for seed in seeds))
+
     first: fx.GraphModule | None = None
     for seed in config.seeds:
-        model, accuracy = _train(sizes, plan, data, config, fabric, seed, batch_size, workers, init_fn)
-        first = first or model
-        accuracies.append(accuracy)
+        if seed in done:
+            continue
+        model, done[seed] = _train(sizes, plan, data, config, fabric, seed, batch_size, workers, init_fn)
+        first = model if seed == config.seeds[0] else first
+        on_seed(record(), model)
+    return record(), first
+
+
+def _blank(
+    label: str, sizes: Mapping[str, int], plan: ChannelPlan, config: EvaluationConfig, batch_size: int
+) -> Evaluation:
+    """The record of a network that no seed has trained yet."""
     cost = cost_per_sample(plan, sizes)
-    assert first is not None
-    return (
-        Evaluation(label, dict(sizes), cost.params, cost.macs, tuple(accuracies), config.seeds, config.epochs),
-        first,
+    how = (
+        f"SGD, lr {config.lr:g}, momentum {config.momentum:g}, weight decay {config.weight_decay:g}, batch {batch_size}"
     )
+    return Evaluation(label, dict(sizes), cost.params, cost.macs, (), (), config.epochs, how)
+
+
+def _alike(first: Evaluation, second: Evaluation) -> bool:
+    """Whether both are of one network and one recipe; the seeds may differ."""
+    return dataclasses.replace(first, accuracies=(), seeds=()) == dataclasses.replace(second, accuracies=(), seeds=())
+
+
+def evaluate_rivals(
+    run: RunDirectory,
+    plan: ChannelPlan,
+    found: Mapping[str, int],
+    model_id: Mapping[str, str],
+    data: DataSet,
+    config: EvaluationConfig,
+    fabric: Fabric,
+    *,
+    round_to: int = 1,
+    batch_size: int = 128,
+    workers: int = 0,
+    tell: Callable[[str], None] = lambda words: None,
+) -> None:
+    """Train the ``found`` network and its :func:`rivals` to the end, and save the record in ``run`` after each seed.
+
+    The found network of the first seed is saved too. Seeds that ``run`` has already are not trained again. ``tell``
+    gets a line for each seed.
+    """
+    known = run.evaluations()
+    networks = rivals(plan, found, round_to)
+    blanks = {label: _blank(label, sizes, plan, config, batch_size) for label, sizes in networks.items()}
+    # what was trained otherwise must not be compared with what is trained now
+    records = {each.label: each for each in known if each.label not in blanks or _alike(each, blanks[each.label])}
+
+    def keep(evaluation: Evaluation, trained: fx.GraphModule) -> None:
+        if not fabric.is_global_zero:
+            return
+        if evaluation.label == "found" and evaluation.seeds == config.seeds[:1]:
+            recipe.save(trained.cpu(), run.path / FOUND, sizes=found, model_id=model_id)
+        records[evaluation.label] = evaluation
+        run.save_evaluations(list(records.values()))
+        accuracy = f"{100 * evaluation.accuracies[-1]:.2f} %"
+        tell(f"final training: {evaluation.label}, {config.epochs} epochs, seed {evaluation.seeds[-1]}: {accuracy}")
+
+    for label, sizes in networks.items():
+        records[label], _ = evaluate(
+            label,
+            sizes,
+            plan,
+            data,
+            config,
+            fabric,
+            batch_size=batch_size,
+            workers=workers,
+            known=known,
+            on_seed=keep,
+        )
+    if fabric.is_global_zero:
+        run.save_evaluations(list(records.values()))
 
 
 def _train(
@@ -122,6 +208,7 @@ def _train(
     init_fn: Callable[[nn.Module], Any] | None,
 ) -> tuple[fx.GraphModule, float]:
     train, test = loaders(data, batch_size, seed, workers)
+    train = Distributed(fabric).share(train)
     with reproducible(train, fabric.device):
         seed_everything(seed, 0, train)
         network = plan.resize(sizes, init="reset", init_fn=init_fn)
@@ -129,6 +216,7 @@ def _train(
         schedule = LambdaLR(sgd, lambda epoch: 0.5 ** (10 * epoch // config.epochs))
         model, optimizer = fabric.setup(network, sgd)
         for epoch in range(1, config.epochs + 1):
+            Distributed.set_epoch(train, epoch)
             train_epoch(model, optimizer, train, fabric, F.cross_entropy, f"final training, epoch {epoch}")
             schedule.step()
         return network, test_accuracy(model, test, fabric)

@@ -16,7 +16,9 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from conet_fx import recipe
 from conet_fx.plan import ChannelPlan
-from conet_fx.report import Progress
+from conet_fx.report.network import save_network
+from conet_fx.report.observer import Observer, told
+from conet_fx.report.progress import Progress
 from conet_fx.search.batches import Loss
 from conet_fx.search.checkpoint import Checkpoint, Saver, read_checkpoint
 from conet_fx.search.config import DEFAULT_DELTA, SearchConfig
@@ -49,6 +51,7 @@ def optimize(
     train_epoch: TrainEpoch | None = None,
     init_fn: Callable[[nn.Module], Any] | None = None,
     progress: bool = True,
+    observers: Sequence[Observer] = (),
     **overrides: Any,
 ) -> SearchResult:
     """Find the channel size of every layer of ``model`` by training on ``loader`` (paper Algorithm 2).
@@ -80,6 +83,7 @@ def optimize(
             only.
         init_fn: applied to each module of a fresh candidate, after ``reset_parameters``.
         progress: show a live line in a terminal, a plain line for each trial elsewhere.
+        observers: told of every epoch and trial, say :class:`conet_fx.report.TensorBoard`.
 
     Raises:
         TypeError, ValueError: a bad argument; TraceError: a model that cannot be traced; SearchError: nothing to
@@ -105,15 +109,14 @@ def optimize(
         display = stack.enter_context(
             Progress(enabled=progress and together.first, trials=config.trials, epochs=config.epochs_per_trial)
         )
-
-        def show(epoch: Epoch) -> None:
-            display.epoch(epoch.number, epoch.loss, epoch.accuracy)
-
+        observers = observers if together.first else ()
         states = {group.name: start(group, config) for group in plan.free}
         for trial in history:
             states = {name: resumed(record) for name, record in trial.groups.items()}
         task.check_budget(sizes_of(states), config)
         candidate = None
+        for observer in observers:
+            observer.begin(history)
 
         for number in range(len(history) + 1, config.trials + 1):
             if all(state.stopped for state in states.values()):
@@ -127,8 +130,10 @@ def optimize(
 
             training = TrialTraining(candidate, loader, config, together.fabric, hooks, number)
             if checkpoint is not None and checkpoint.trial == number:
-                training.load(checkpoint.state, show)
-            epochs = training.run(show, saver.of(training, sizes) if saver else lambda ended: None)
+                training.load(checkpoint.state, told(display, (), number))
+            epochs = training.run(
+                told(display, observers, number), saver.of(training, sizes) if saver else lambda ended: None
+            )
             verdicts = together.from_first(functools.partial(_verdicts, task, states, epochs, config))
             states = {name: state for name, (state, _) in verdicts.items()}
             records = {name: record for name, (_, record) in verdicts.items()}
@@ -138,6 +143,8 @@ def optimize(
                 saver.save(training, sizes)  # before the history says that there is nothing left to train
             if run is not None:
                 run.save_history(history)
+            for observer in observers:
+                observer.trial(history[-1])
 
         sizes = sizes_of(states)
         seed_everything(config.seed, 0, loader)
@@ -173,6 +180,7 @@ def _open(
     run = RunDirectory(run_dir)
     stack.enter_context(run.locked())
     history = run.open(recipe.identify(model), plan.groups, dataclasses.asdict(config), resume)
+    save_network(run, plan)
     checkpoint = read_checkpoint(run, lambda found: found.trial == len(history) + 1)
     if checkpoint is None and config.weights == "trained" and history:
         # the weights that the last trial trained are wanted: they are on disk, or it is run again

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import os
+import shutil
+import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
 import conet_fx
+import conet_fx.evaluate
 from conet_fx.cli import main
-from conet_fx.search.history import read_history
+from conet_fx.search.history import Epoch, read_history
+from conet_fx.search.trial import TrialTraining
+from tests.report.test_page import embedded
+from tests.report.test_tensorboard import scalars
 
 SMALL = [
     *("search", "--arch", "tests.tiny:TinyNet", "--data", "digits", "--trials", "2", "--epochs_per_trial", "2"),
@@ -57,7 +67,7 @@ def test_settings_are_written_as_a_config_file(run: Path, tmp_path: Path) -> Non
 
 def test_a_finished_run_resumes_without_training(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = (run / "evaluations.json").read_bytes(), (run / "history.jsonl").read_bytes()
-    assert main([*SMALL, "--run", str(run), "--resume"]) == 0
+    assert main([*SMALL, "--run", str(run)]) == 0
     output = capsys.readouterr()
     assert "final training" not in output.err
     assert "network" in output.out
@@ -69,6 +79,250 @@ def test_the_report_can_be_written_anew(run: Path) -> None:
     (run / "report.html").unlink()
     assert main(["report", str(run)]) == 0
     assert (run / "report.html").read_text() == before
+
+
+def test_the_page_shows_the_network(run: Path) -> None:
+    data = embedded((run / "report.html").read_text())
+    assert [box["operators"][0] for box in data["graph"]["boxes"]] == ["x", "a", "b", "c", "add", "head", "output"]
+    assert data["groups"][0]["readers"] == ["b", "head"]
+
+
+def test_a_report_while_the_search_goes_on(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "run"
+    seen = []
+
+    def report(*_: object) -> tuple[Epoch, ...]:
+        assert main(["report", str(path)]) == 0
+        seen.append(embedded((path / "report.html").read_text()))
+        if len(seen) == 2:
+            raise KeyboardInterrupt
+        return read_history((run / "history.jsonl").read_text().splitlines())[0].epochs
+
+    monkeypatch.setattr(TrialTraining, "run", report)
+    assert main([*SMALL, "--run", str(path), "--quiet"]) == 130
+    assert [len(data["trials"]) for data in seen] == [0, 1]
+    assert "not ended yet (at most 2 trials)" in seen[1]["summary"]
+    assert ["arch", "tests.tiny:TinyNet"] not in seen[0]["config"]
+    assert "tests.tiny:TinyNet on digits" in (path / "report.html").read_text(), "the settings are there from the start"
+
+
+def test_runs_are_compared(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    other = tmp_path / "other run"
+    shutil.copytree(run, other)
+    assert main(["report", str(run), str(other)]) == 0
+    assert capsys.readouterr().out == "comparison.html\n"
+    data = embedded((tmp_path / "comparison.html").read_text())
+    assert [each["name"] for each in data["runs"]] == ["run", "other run"]
+    assert data["runs"][1]["link"] == "other%20run/report.html"
+    third = tmp_path / "run"
+    shutil.copytree(run, third)
+    (third / "report.html").unlink()
+    assert main(["report", str(run), str(third), str(run), "-o", "pages/all.html"]) == 0
+    data = embedded((tmp_path / "pages" / "all.html").read_text())
+    assert [each["name"] for each in data["runs"]] == [f"{run.parent.name}/run", f"{tmp_path.name}/run"]
+    assert [each["link"] is None for each in data["runs"]] == [False, True]
+
+
+def test_tensorboard_while_it_runs_and_afterwards(run: Path, tmp_path: Path) -> None:
+    live, after = tmp_path / "live", tmp_path / "after"
+    small = [*SMALL, "--evaluate", "false", "--quiet", "--tensorboard", str(live), "--run", str(tmp_path / "run")]
+    assert main([*small, "--trials", "1"]) == 0
+    assert main([*small]) == 0
+    assert main(["report", str(run), "--tensorboard", str(after)]) == 0
+    assert scalars(live) == scalars(after)
+    assert [step for step, _ in scalars(live)["size/b"]] == [1, 2]
+    assert main(["report", str(run), str(tmp_path / "run"), "--tensorboard", str(tmp_path / "two"), "-o",
+                 str(tmp_path / "two.html")]) == 0  # fmt: skip
+    folders = {path.parent for path in (tmp_path / "two").rglob("events*")}
+    assert folders == {tmp_path / "two" / parent.name / "run" for parent in (run.parent, tmp_path)}
+
+
+class TestEvaluate:
+    def numbers(self, path: Path) -> dict[str, dict[int, float]]:
+        records = json.loads((path / "evaluations.json").read_text())
+        return {record["label"]: dict(zip(record["seeds"], record["accuracies"], strict=True)) for record in records}
+
+    def test_goes_on_where_it_was_interrupted(
+        self, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        path = tmp_path / "run"
+        shutil.copytree(run, path)
+        (path / "evaluations.json").unlink()
+        shutil.rmtree(path / "found")
+        train, trained = conet_fx.evaluate._train, []
+
+        def interrupted(*arguments: Any) -> Any:
+            if len(trained) == 3:
+                raise KeyboardInterrupt
+            trained.append(arguments)
+            return train(*arguments)
+
+        monkeypatch.setattr("conet_fx.evaluate._train", interrupted)
+        assert main(["evaluate", str(path)]) == 130
+        assert "conet-fx: interrupted" in capsys.readouterr().err
+        assert {label: list(seeds) for label, seeds in self.numbers(path).items()} == {"found": [0, 1], "start": [0]}
+        assert main(["report", str(path)]) == 0, "there is a page of that too"
+        monkeypatch.setattr("conet_fx.evaluate._train", train)
+        assert main(["evaluate", str(path)]) == 0
+        lines = [line for line in capsys.readouterr().err.splitlines() if "final training" in line]
+        assert [line.split(":")[1].split(",")[0].strip() for line in lines] == ["start", "uniform", "uniform"]
+        assert self.numbers(path) == self.numbers(run), "as if nothing had happened"
+        assert network_of(path) == network_of(run)
+
+    def test_more_seeds_and_another_recipe(
+        self, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        path = tmp_path / "run"
+        shutil.copytree(run, path)
+        assert main(["evaluate", str(path), "--seeds", "[0,1,2]"]) == 0
+        assert capsys.readouterr().err.count("seed 2") == 3
+        assert {tuple(seeds) for seeds in self.numbers(path).values()} == {(0, 1, 2)}
+        assert main(["evaluate", str(path), "--seeds=[0]", "--lr", "0.02"]) == 0
+        assert capsys.readouterr().err.count("seed 0") == 3, "what another recipe gave does not count"
+        assert "lr 0.02" in json.loads((path / "evaluations.json").read_text())[0]["recipe"]
+        train = conet_fx.evaluate._train
+
+        def once(sizes: Any, plan: Any, *rest: Any) -> Any:
+            monkeypatch.setattr("conet_fx.evaluate._train", None)
+            return train(sizes, plan, *rest)
+
+        monkeypatch.setattr("conet_fx.evaluate._train", once)
+        assert main(["evaluate", str(path), "--epochs", "1"]) == 1
+        assert list(self.numbers(path)) == ["found"], "nothing of another recipe to compare it with"
+
+    @pytest.mark.parametrize(
+        ("spoil", "message"),
+        [
+            (
+                lambda run: (run / "config.yaml").unlink(),
+                "has no config.yaml, since it was not made by conet-fx search",
+            ),
+            (lambda run: (run / "config.yaml").write_text("arch: [a"), "config.yaml is damaged"),
+            (lambda run: (run / "config.yaml").write_text("arch: a"), "config.yaml is damaged (KeyError: 'data')"),
+            (lambda run: (run / "history.jsonl").unlink(), "has no finished trial"),
+            (lambda run: change(run / "config.yaml", "tests.tiny:TinyNet", "resnet18_cifar"), "run of another network"),
+        ],
+    )
+    def test_a_run_that_cannot_be_evaluated(
+        self, spoil: Any, message: str, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        path = tmp_path / "run"
+        shutil.copytree(run, path)
+        before = (path / "evaluations.json").read_bytes()
+        spoil(path)
+        assert main(["evaluate", str(path)]) == 1
+        error = capsys.readouterr().err
+        assert message in error
+        assert error.count("\n") == 1
+        assert (path / "evaluations.json").read_bytes() == before
+
+
+def change(file: Path, old: str, new: str) -> None:
+    file.write_text(file.read_text().replace(old, new))
+
+
+def network_of(run: Path) -> list[list[float]]:
+    return [parameter.flatten().tolist() for parameter in conet_fx.load(run / "found").parameters()]
+
+
+def test_a_resumed_search_keeps_the_trained_network(run: Path) -> None:
+    trained = network_of(run)
+    assert main([*SMALL, "--run", str(run), "--quiet"]) == 0
+    assert network_of(run) == trained
+
+
+class TestExitCodes:
+    def test_they_are_in_every_help(self, capsys: pytest.CaptureFixture[str]) -> None:
+        for command in ([], ["search"], ["evaluate"], ["report"], ["graph"]):
+            with pytest.raises(SystemExit, match=r"^0$"):
+                main([*command, "--help"])
+            text = capsys.readouterr().out
+            assert "  130  interrupted (SIGINT, Ctrl-C)\n  143  terminated (SIGTERM)" in text
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            ([], "conet-fx: expected"),
+            (["serch"], "invalid choice: 'serch'"),
+            (["search"], "arguments are required"),
+            (["search", "--arch", "a", "--data", "b", "--trials", "many"], "trials"),
+            (["search", "--arch", "a", "--data", "b", "--nope"], "--nope"),
+            (["report"], "runs"),
+            (["graph", "a", "--config", "nowhere.yaml"], "nowhere.yaml"),
+        ],
+    )
+    def test_wrong_usage(self, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+        assert main(arguments) == 2
+        error = capsys.readouterr().err
+        assert message in error
+        assert error.count("\n") == 1
+
+    @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+    def test_signals(
+        self,
+        number: signal.Signals,
+        status: int,
+        run: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        assert threading.current_thread() is threading.main_thread(), "which is where signals arrive"
+        before = [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)]
+        monkeypatch.setattr("conet_fx.cli.collect", lambda path: os.kill(os.getpid(), number))
+        assert main(["report", str(run)]) == status
+        error = capsys.readouterr().err
+        assert error in ("conet-fx: interrupted\n", "conet-fx: terminated\n")
+        assert [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)] == before
+
+    def test_an_error_of_any_kind_is_one_line(
+        self, run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        def fail(path: str) -> None:
+            raise RuntimeError("two\nlines\n\nand a table")
+
+        monkeypatch.setattr("conet_fx.cli.collect", fail)
+        assert main(["report", str(run)]) == 1
+        assert (
+            capsys.readouterr().err == "conet-fx: RuntimeError: two lines (more with --debug) (--debug shows where)\n"
+        )
+        for words in (["report", str(run), "--debug"], ["--debug", "report", str(run)]):
+            with pytest.raises(RuntimeError):
+                main(words)
+
+    def test_a_pipe_that_is_closed(self) -> None:
+        read, write = os.pipe()
+        os.close(read)
+        command = [sys.executable, "-m", "conet_fx", "graph", "tests.tiny:TinyNet", "--shape", "1", "8", "8"]
+        result = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True)
+        os.close(write)
+        assert (result.returncode, result.stderr) == (0, "")
+
+
+def test_print_config_is_a_config(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match=r"^0$"):
+        main([*SMALL, "--print_config"])
+    printed = yaml.safe_load(capsys.readouterr().out)
+    assert {field.name for field in dataclasses.fields(conet_fx.SearchConfig)} < set(printed)
+    assert printed["trials"] == 2
+    file = tmp_path / "config.yaml"
+    file.write_text(yaml.safe_dump(printed))
+    with pytest.raises(SystemExit, match=r"^0$"):
+        main(["search", "--config", str(file), "--trials", "3", "--print_config"])
+    assert yaml.safe_load(capsys.readouterr().out) == {**printed, "trials": 3}
+
+
+def test_completion(capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("shtab", reason="conet-fx[completion] is not installed")
+    with pytest.raises(SystemExit, match=r"^0$"):
+        main(["--print_completion=shtab-bash"])
+    script = capsys.readouterr().out
+    for word in ("evaluate", "--epochs_per_trial", "--final.seeds", "--tensorboard"):
+        assert word in script
 
 
 def test_graph_explains_and_draws(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -114,11 +368,8 @@ def test_output_in_a_pipe_is_plain_text(tmp_path: Path) -> None:
 def test_bad_input_is_told_in_one_line(
     arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    base = [*SMALL, "--run", str(tmp_path / "run")]
-    try:
-        status = main([*base, *arguments])
-    except SystemExit as end:  # the parser's own refusal
-        status = int(end.code or 0)
-    assert status != 0
-    assert message in capsys.readouterr().err
+    assert main([*SMALL, "--run", str(tmp_path / "run"), *arguments]) in (1, 2)
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
     assert not (tmp_path / "run").exists()

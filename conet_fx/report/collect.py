@@ -7,6 +7,7 @@ from typing import Any
 
 import yaml
 
+from conet_fx.report.network import load_network
 from conet_fx.report.run import Run
 from conet_fx.search.run_dir import CONFIG, RunDirectory
 
@@ -29,4 +30,6 @@ def collect(path: str | os.PathLike[str]) -> Run:
         initial_sizes={group.name: group.size for group in groups},
         frozen={group.name: group.frozen for group in groups if group.frozen is not None},
         groups={group.name: group.writers for group in groups},
+        readers={group.name: group.readers for group in groups},
+        network=load_network(directory),
     )

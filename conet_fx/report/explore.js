@@ -1,4 +1,4 @@
-// One selected group for all charts; the tooltip, and how a chart answers to pointer and keyboard.
+// One selected item for all charts (a group, a run); the tooltip, and how a chart answers to pointer and keyboard.
 
 let selected = 0;
 const followers = [];
@@ -14,7 +14,8 @@ function follow(callback) {
 const tip = place("tip");
 function showTip(title, rows, x, y) {
   const line = ([key, value]) => h("tr", {}, h("td", {}, key), h("td", {}, value));
-  const body = h("tbody", {}, rows.filter(([, value]) => value !== "").map(line));
+  const filled = (typeof rows === "function" ? rows() : rows).filter(([, value]) => known(value) && value !== "");
+  const body = h("tbody", {}, filled.map(line));
   tip.replaceChildren(h("b", {}, title), h("table", {}, body));
   tip.hidden = false;
   const { width, height } = tip.getBoundingClientRect();
@@ -26,10 +27,11 @@ function showTip(title, rows, x, y) {
 
 /**
  * Let `svg` be read with a pointer or the arrow keys. A mark has a place (x, y), a position for the keys
- * (row, col), the tooltip's `title` and `rows`, perhaps a `box` [x, y, width, height] to outline, and perhaps
- * the `group` to select.
+ * (row, col), the tooltip's `title` and `rows` (or what makes them), perhaps a `box` [x, y, width, height] to outline,
+ * and perhaps the `group` to select. In a chart that moves, `project` says where a mark is now, `reveal` brings it into
+ * view, and `busy` is true while it is dragged.
  */
-function explore(svg, marks, onHover = () => {}) {
+function explore(svg, marks, { onHover = () => {}, project = mark => mark, reveal = () => {}, busy = () => false } = {}) {
   if (!marks.length) return;
   const ring = s("circle", { class: "ring", r: 5.5, visibility: "hidden" });
   const box = s("rect", { class: "ring", visibility: "hidden", rx: 2 });
@@ -41,14 +43,15 @@ function explore(svg, marks, onHover = () => {}) {
   };
   const show = mark => {
     current = mark;
+    const spot = project(mark);
     if (mark.box) {
       const [left, top, width, height] = mark.box;
       fill(box, { x: left, y: top, width, height, visibility: "visible" }, []);
     } else {
-      fill(ring, { cx: mark.x, cy: mark.y, visibility: "visible" }, []);
+      fill(ring, { cx: spot.x, cy: spot.y, visibility: "visible" }, []);
     }
     const { rect, zoom } = frame();
-    showTip(mark.title, mark.rows, rect.left + mark.x * zoom, rect.top + mark.y * zoom);
+    showTip(mark.title, mark.rows, rect.left + spot.x * zoom, rect.top + spot.y * zoom);
     onHover(mark);
   };
   const hide = () => {
@@ -61,7 +64,7 @@ function explore(svg, marks, onHover = () => {}) {
     const x = (event.clientX - rect.left) / zoom, y = (event.clientY - rect.top) / zoom;
     let best = null, least = Infinity;
     for (const mark of marks) {
-      const distance = (mark.x - x) ** 2 + (mark.y - y) ** 2;
+      const spot = project(mark), distance = (spot.x - x) ** 2 + (spot.y - y) ** 2;
       if (distance < least) [best, least] = [mark, distance];
     }
     return best;
@@ -80,11 +83,17 @@ function explore(svg, marks, onHover = () => {}) {
   };
   const pick = mark => { if (mark && known(mark.group)) select(mark.group); };
   svg.setAttribute("tabindex", "0");
-  svg.addEventListener("pointermove", event => show(at(event)));
+  svg.addEventListener("pointermove", event => busy() ? hide() : show(at(event)));
   svg.addEventListener("pointerleave", hide);
   svg.addEventListener("mousedown", event => event.preventDefault()); // focus is for the keyboard
-  svg.addEventListener("click", event => { const mark = at(event); pick(mark); show(mark); });
-  svg.addEventListener("focus", () => show(current ?? marks[0]));
+  svg.addEventListener("click", event => {
+    if (busy()) return;
+    const mark = at(event);
+    pick(mark);
+    if (svg.isConnected) show(mark);
+  });
+  const walk = mark => { reveal(mark); show(mark); };
+  svg.addEventListener("focus", () => walk(current ?? marks[0]));
   svg.addEventListener("blur", hide);
   svg.addEventListener("keydown", event => {
     if (event.key === "Escape") hide();
@@ -92,6 +101,6 @@ function explore(svg, marks, onHover = () => {}) {
     if (!(event.key in steps)) return;
     event.preventDefault();
     const next = beyond(steps[event.key]);
-    if (next) show(next);
+    if (next) walk(next);
   });
 }

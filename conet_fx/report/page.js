@@ -1,9 +1,4 @@
-// The tables, and then everything in its place.
-
-const number = content => h("td", { class: "number" }, content);
-/** The heading of a table; `numbers` are the columns that are set flush right. */
-const head = (titles, numbers) => h("thead", {}, h("tr", {},
-  titles.map(title => h("th", { scope: "col", class: numbers.includes(title) ? "number" : null }, title))));
+// The tables of one run, and then everything in its place.
 
 function fillNetworks() {
   if (!run.networks.length) {
@@ -27,38 +22,41 @@ function sparkline(group) {
     s("circle", { class: "dot", cx: x(sizes.length - 1), cy: y(sizes.at(-1)), r: 2.5 }));
 }
 
+/** Headings that order the groups: a click takes the first of their orders, the next click the other one. */
+const HEADINGS = [["group", ["name", "network"]], ["also written by"], ["before"], ["over the trials"],
+  ["found", ["widest", "narrowest"]], ["change", ["grown", "cut"]], ["last decision", ["decision", "network"]]];
+
 function fillGroups() {
-  const rows = run.groups.map(group => {
-    const index = free.indexOf(group), last = group.trials.at(-1);
-    const charted = index >= 0 && trials.length > 0;
-    const name = charted ? h("button", { type: "button", onclick: () => select(index) }, group.name) : group.name;
+  const rowOf = new Map(run.groups.map(group => {
+    const index = free.indexOf(group), shown = charted && index >= 0;
+    const name = shown ? h("button", { type: "button", onclick: () => select(index) }, group.name) : group.name;
     const writers = group.writers.filter(writer => writer !== group.name);
-    const why = group.frozen !== null ? `kept: ${group.frozen}` : last ? `${last.action}: ${last.reason}` : "";
-    return h("tr", { class: group.frozen === null ? null : "frozen" },
+    const why = group.frozen !== null ? `kept: ${group.frozen}` : finalWords(group);
+    const change = group.frozen === null ? `${Math.round(100 * (ratio(group) - 1))} %`.replace("-", "−") : "";
+    return [group, h("tr", { class: group.frozen === null ? null : "frozen" },
       h("td", {}, name), h("td", { class: "writers" }, writers.join(", ")), number(String(group.before)),
-      h("td", {}, charted ? sparkline(group) : ""), number(h("b", {}, String(group.found))),
-      h("td", { class: "why" }, why));
+      h("td", {}, shown ? sparkline(group) : ""), number(h("b", {}, String(group.found))), number(change),
+      h("td", { class: "why" }, why))];
+  }));
+  const headings = HEADINGS.map(([title, orders]) => {
+    const next = () => look({ order: view.order === orders[0] ? orders[1] : orders[0] });
+    const cell = h("th", { scope: "col", class: ["before", "found", "change"].includes(title) ? "number" : null },
+      orders ? h("button", { type: "button", onclick: next }, title) : title);
+    return { cell, orders };
   });
-  const table = place("group-table");
-  const titles = ["group", "also written by", "before", "over the trials", "found", "last decision"];
-  table.append(head(titles, ["before", "found"]), h("tbody", {}, rows));
-  const filter = place("filter"), note = place("filter-note");
-  const apply = () => {
-    const wanted = filter.value.trim().toLowerCase();
-    let visible = 0;
-    run.groups.forEach((group, i) => {
-      rows[i].hidden = ![group.name, ...group.writers].some(name => name.toLowerCase().includes(wanted));
-      visible += rows[i].hidden ? 0 : 1;
-    });
-    note.textContent = wanted ? `${visible} of ${run.groups.length}` : plural(run.groups.length, "group");
-  };
-  filter.addEventListener("input", apply);
-  apply();
-  if (trials.length && free.length) {
-    follow(index => run.groups.forEach((group, i) => {
-      rows[i].classList.toggle("selected", group === free[index]);
-    }));
-  }
+  const body = h("tbody", {});
+  place("group-table").append(h("thead", {}, h("tr", {}, headings.map(({ cell }) => cell))), body);
+  onView(() => {
+    body.replaceChildren(...view.groups.map(group => rowOf.get(group)));
+    for (const { cell, orders } of headings) {
+      const at = orders ? orders.indexOf(view.order) : -1, falling = ["widest", "grown"].includes(view.order);
+      if (at < 0 || view.order === "network") cell.removeAttribute("aria-sort");
+      else cell.setAttribute("aria-sort", falling ? "descending" : "ascending");
+    }
+  });
+  if (charted) follow(index => {
+    for (const [group, row] of rowOf) row.classList.toggle("selected", group === free[index]);
+  });
 }
 
 place("summary").textContent = run.summary;
@@ -70,17 +68,25 @@ place("config").append(...run.config.map(([key, value]) => h("div", {},
   h("dt", {}, key), h("dd", {}, value))));
 fillNetworks();
 drawAccuracy();
-if (trials.length && free.length) {
+if (charted) {
   drawSizes();
   drawMaps();
   drawRanks();
+  drawRankGrid();
 } else {
-  const message = free.length ? "No trial has been run yet."
-    : "No channel group is free to change: see the reasons in the list below.";
+  const message = free.length ? "No trial has ended yet." : "No channel group is free to change: see the reasons in the list below.";
   for (const id of ["evolution", "maps", "ranks"]) place(id).remove();
-  place("costs").before(h("section", { class: "card" }, h("h2", {}, "Trials"), empty(message)));
+  place("training").before(h("section", { class: "card" }, h("h2", {}, "Trials"), empty(message)));
+  for (const id of ["group", "moment"]) place(id).parentElement.hidden = true;
 }
-if (trials.length) drawTrends();
-else place("costs").remove();
+if (trials.length) {
+  drawEpochs();
+  drawRates();
+  drawTrends();
+} else for (const id of ["costs", "training"]) place(id).remove();
+if (run.graph) drawGraph();
+else place("graph").remove();
 fillGroups();
+fillBar();
+look({});
 document.body.dataset.ready = "yes";

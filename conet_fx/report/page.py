@@ -1,44 +1,33 @@
-"""The report as one HTML page that needs nothing else: no network, no library, no font."""
+"""The page of one run."""
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import html
-import json
 import math
 import statistics
-import string
-from importlib import resources
+from collections.abc import Iterable
 from typing import Any
 
+from conet_fx.report.document import document, significant
+from conet_fx.report.layout import layout
 from conet_fx.report.run import Run, accuracy, change, count, duration
 from conet_fx.report.tables import TITLES
 from conet_fx.report.verdict import judge
 from conet_fx.search.history import GroupTrial, Trial
 
-SCRIPTS = ("kit.js", "explore.js", "charts.js", "page.js")  # one module, in this order
+SCRIPTS = ("kit.js", "explore.js", "run.js", "charts.js", "ranks.js", "training.js", "graph.js", "page.js")
+RANK, RATE = 1e5, 1e3  # what ranks and log10 of learning rates are multiplied by, to be sent as whole numbers
 
 
 def page(run: Run) -> str:
-    """The page of a run: comparison, channel and rank evolution, decisions, costs, groups and settings.
-
-    Names come from the user: they reach the page as escaped text, and as JSON that is only ever set as text.
-    The page's own security policy lets no script run but ours.
-    """
-    files = resources.files("conet_fx.report")
-    style = files.joinpath("page.css").read_text("utf-8")
-    script = "\n".join(files.joinpath(name).read_text("utf-8") for name in SCRIPTS)
+    """The page of a run: comparison, channels, graph, decisions, ranks, training, costs, groups and settings."""
     outcome = judge(run)
-    return string.Template(files.joinpath("page.html").read_text("utf-8")).substitute(
-        title=html.escape(f"{run.model} on {run.data}"),
+    return document(
+        f"{run.model} on {run.data}",
+        "run.html",
+        SCRIPTS,
+        payload(run),
         outcome=outcome.outcome,
-        verdict=html.escape(outcome.text.replace(" %", "\N{NO-BREAK SPACE}%")),
-        style=style,
-        script=script,
-        style_hash=_hash(style),
-        script_hash=_hash(script),
-        payload=_embed(payload(run)),
+        verdict=outcome.text.replace(" %", "\N{NO-BREAK SPACE}%"),
     )
 
 
@@ -62,6 +51,7 @@ def payload(run: Run) -> dict[str, Any]:
         {
             "name": name,
             "writers": list(writers),
+            "readers": list(run.readers.get(name, ())),
             "before": run.initial_sizes[name],
             "found": found[name],
             "frozen": run.frozen.get(name),
@@ -75,6 +65,8 @@ def payload(run: Run) -> dict[str, Any]:
         "networks": networks,
         "groups": groups,
         "trials": [_trial(trial) for trial in run.trials],
+        "layers": _layers(run),
+        "graph": _graph(run),
         "delta": run.config.get("delta"),
         "mu": run.config.get("mu"),
         "config": [[key, str(value)] for key, value in run.config.items()],
@@ -82,15 +74,61 @@ def payload(run: Run) -> dict[str, Any]:
 
 
 def _trial(trial: Trial) -> dict[str, Any]:
-    last = trial.epochs[-1] if trial.epochs else None
     return {
         "number": trial.number,
         "params": trial.params,
         "macs": trial.macs,
-        "loss": last and last.loss,
-        "accuracy": None if last is None or last.accuracy is None else 100 * last.accuracy,
-        "seconds": trial.seconds,
+        "loss": [significant(epoch.loss) for epoch in trial.epochs],
+        "accuracy": [None if epoch.accuracy is None else significant(100 * epoch.accuracy) for epoch in trial.epochs],
     }
+
+
+def _layers(run: Run) -> list[dict[str, Any]]:
+    """The learning rate of each layer in every epoch of every trial, in the order of the network."""
+    names = dict.fromkeys(name for trial in run.trials for epoch in trial.epochs for name in epoch.learning_rates)
+    owners = {layer: index for index, layers in reversed(list(enumerate(run.groups.values()))) for layer in layers}
+    return [
+        {
+            "name": name,
+            "group": owners.get(name),
+            "rates": [_steps(_rate(epoch.learning_rates.get(name)) for epoch in trial.epochs) for trial in run.trials],
+        }
+        for name in names
+    ]
+
+
+def _rate(value: float | None) -> int | None:
+    return None if value is None or not 0 < value < math.inf else round(RATE * math.log10(value))
+
+
+def _steps(values: Iterable[int | None]) -> list[int | None]:
+    """Each value less the known one before it: short to write, since neighbours are alike."""
+    steps: list[int | None] = []
+    before = 0
+    for value in values:
+        steps.append(None if value is None else value - before)
+        before = before if value is None else value
+    return steps
+
+
+def _graph(run: Run) -> dict[str, Any] | None:
+    """The drawing: of each box its place, what is in it, and its channels by the index of their group."""
+    if run.network is None:
+        return None
+    drawing = layout(run.network)
+    index = {name: i for i, name in enumerate(run.groups)}
+    boxes = [
+        {
+            "at": [box.x, box.y],
+            "kind": box.nodes[0].kind,
+            "operators": [node.operator for node in box.nodes],
+            "source": box.nodes[0].source.replace("\\", "/").rpartition("/")[2],
+            "parts": [[index.get(name or ""), channels] for name, channels in box.nodes[0].parts],
+        }
+        for box in drawing.boxes
+    ]
+    wires = [[wire.x, wire.y, wire.end, int(wire.conv)] for wire in drawing.wires]
+    return {"boxes": boxes, "wires": wires, "width": drawing.width, "height": drawing.height}
 
 
 def _decision(run: Run, group: GroupTrial | None) -> dict[str, Any] | None:
@@ -106,9 +144,10 @@ def _decision(run: Run, group: GroupTrial | None) -> dict[str, Any] | None:
     }[group.action]
     return {
         "size": group.size,
-        "ranks": [round(rank, 5) for rank in group.ranks],
-        "slope": group.slope,
-        "condition": group.condition,
+        "ranks": _steps(round(RANK * rank) for rank in group.ranks),
+        "peak": max(range(len(group.ranks)), key=group.ranks.__getitem__, default=0),
+        "slope": significant(group.slope),
+        "condition": significant(group.condition),
         "action": group.action,
         "cause": cause,
         "phi": group.phi,
@@ -128,6 +167,8 @@ def _summary(run: Run) -> str:
         took = duration(sum(trial.seconds for trial in run.trials))
         trials = "1 trial" if len(run.trials) == 1 else f"{len(run.trials)} trials"
         parts.append(f"{trials}, {epochs} epochs, {took}")
+        if not run.ended:
+            parts.append(f"not ended yet (at most {run.config['trials']} trials)")
     return " · ".join(parts)
 
 
@@ -162,24 +203,3 @@ def _cost_tile(run: Run, title: str, field: str) -> dict[str, str]:
     if after is before:
         return {"title": title, "from": "", "to": count(last), "note": f"trial {run.trials[0].number}"}
     return {"title": title, "from": count(first), "to": count(last), "note": note}
-
-
-def _embed(value: Any) -> str:
-    """JSON for a script element: nothing in it can end the element, and what is not finite is null."""
-    text = json.dumps(_finite(value), allow_nan=False, separators=(",", ":"))
-    return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_finite(item) for item in value]
-    return value
-
-
-def _hash(text: str) -> str:
-    """The name of an inline element in the page's content security policy."""
-    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()

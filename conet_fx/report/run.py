@@ -7,6 +7,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from conet_fx.report.network import Network
 from conet_fx.search.history import Evaluation, Trial
 
 
@@ -25,6 +26,8 @@ class Run:
         initial_sizes: the size of each group in the network as it was handed in.
         frozen: why a group keeps its size, by group name.
         groups: the writers (module paths) of every group, frozen ones too, in network order.
+        readers: the layers that read it, likewise.
+        network: the labelled graph, where it is known.
     """
 
     model: str
@@ -35,6 +38,8 @@ class Run:
     initial_sizes: Mapping[str, int]
     frozen: Mapping[str, str]
     groups: Mapping[str, tuple[str, ...]]
+    readers: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
+    network: Network | None = None
 
     @property
     def free(self) -> list[str]:
@@ -52,6 +57,14 @@ class Run:
         else:
             decided = {}
         return {**self.initial_sizes, **decided}
+
+    @property
+    def ended(self) -> bool:
+        """Whether the search is over: all groups have stopped, or no further trial may be run."""
+        if not self.trials:
+            return False
+        stopped = all(group.action == "stop" for group in self.trials[-1].groups.values())
+        return stopped or len(self.trials) >= self.config.get("trials", 0)
 
     def evaluation(self, label: str) -> Evaluation | None:
         """The network of that label, or None."""

@@ -95,7 +95,10 @@ class Trial:
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """A network trained to the end with one recipe and several seeds; ``accuracies`` are test top-1 in [0, 1]."""
+    """A network trained to the end with one recipe and several seeds; ``accuracies`` are test top-1 in [0, 1].
+
+    ``recipe`` says in words how it was trained, beside the ``epochs``.
+    """
 
     label: str
     sizes: Mapping[str, int]
@@ -104,6 +107,7 @@ class Evaluation:
     accuracies: tuple[float, ...]
     seeds: tuple[int, ...]
     epochs: int
+    recipe: str = ""
 
 
 def read_history(lines: Iterable[str]) -> list[Trial]:

@@ -67,7 +67,7 @@ class RunDirectory:
                 )
         if not resume:
             raise SearchError(
-                f"{self.path} holds a run of this model already: pass resume=True (--resume) to go on with it, or "
+                f"{self.path} holds a run of this model already: pass resume=True to go on with it, or "
                 "choose another run directory"
             )
         for name, value in header["config"].items():

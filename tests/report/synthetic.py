@@ -7,9 +7,15 @@ import itertools
 import math
 import random
 from collections.abc import Mapping
+from typing import Any
 
+import torch
+
+from conet_fx import analyze
+from conet_fx.models import build
 from conet_fx.probe import LayerMetrics, rank_slope
 from conet_fx.report import Run
+from conet_fx.report.network import Network
 from conet_fx.search.config import SearchConfig
 from conet_fx.search.decisions import GroupState, decide, reason
 from conet_fx.search.history import Epoch, Evaluation, GroupTrial, Trial
@@ -96,7 +102,9 @@ def synthetic_run(
                 number=t,
                 loss=2.2 / (1 + t) * (params / 1e5) ** -0.2,
                 accuracy=1 - 0.85 / (1 + t) * (params / 1e5) ** -0.1,
-                learning_rates=dict.fromkeys(groups, 0.03),
+                learning_rates={
+                    layer: 0.03 * 0.8**t * (1 + n % 7) / 4 for n, layer in enumerate(sum(groups.values(), ()))
+                },
                 layers={name: LayerMetrics(0.3, 0.3, 5.0, 5.0, 0.1, 0.1, 0.9, 0.9) for name in groups},
                 seconds=4.0,
             )
@@ -129,4 +137,19 @@ def synthetic_run(
         initial_sizes={"x": 3, **initial, "fc": 10},
         frozen=FROZEN,
         groups={"x": (), **groups, "fc": ("fc",)},
+    )
+
+
+def searched_network(arch: str, **settings: Any) -> Run:
+    """A search of a real network, with its graph."""
+    plan = analyze(build(arch, 10, 3).eval(), torch.zeros(2, 3, 32, 32))
+    free = {group.name: group.writers for group in plan.free}
+    sizes = tuple(group.size for group in plan.free)
+    return dataclasses.replace(
+        synthetic_run(free, sizes, model=arch, **settings),
+        initial_sizes=plan.sizes,
+        frozen={group.name: group.frozen for group in plan.groups if group.frozen is not None},
+        groups={group.name: group.writers for group in plan.groups},
+        readers={group.name: group.readers for group in plan.groups},
+        network=Network.of(plan),
     )

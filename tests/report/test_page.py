@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import re
 from typing import Any
 
 import pytest
 
 from conet_fx.report import Run, page
-from tests.report.synthetic import synthetic_run
+from conet_fx.report.page import RANK, RATE
+from tests.report.synthetic import searched_network, synthetic_run
 
 
 def embedded(text: str) -> Any:
-    match = re.search(r'<script type="application/json" id="run">(.*?)</script>', text, re.DOTALL)
+    match = re.search(r'<script type="application/json" id="data">(.*?)</script>', text, re.DOTALL)
     assert match
     return json.loads(match[1])
 
@@ -50,6 +52,42 @@ def test_without_evaluations_the_last_trial_stands_for_the_found_network(run: Ru
     data = embedded(page(dataclasses.replace(run, evaluations=[])))
     assert [tile["title"] for tile in data["tiles"]] == ["Parameters", "MACs per image", "Groups settled"]
     assert data["tiles"][0]["note"].endswith(", trial 8")
+
+
+def test_a_search_that_goes_on_says_so(run: Run) -> None:
+    assert "not ended yet" not in embedded(page(run))["summary"]
+    begun = dataclasses.replace(run, evaluations=[], trials=run.trials[:3])
+    assert embedded(page(begun))["summary"].endswith(
+        "3 trials, 15 epochs, 1 min 08 s · not ended yet (at most 8 trials)"
+    )
+
+
+def test_numbers_come_as_steps(run: Run) -> None:
+    data = embedded(page(run))
+    ranks = run.trials[2].groups["conv1"].ranks
+    sent = data["groups"][1]["trials"][2]["ranks"]
+    assert [sum(sent[: i + 1]) / RANK for i in range(len(sent))] == pytest.approx(ranks, abs=1e-5)
+    assert data["groups"][1]["trials"][2]["peak"] == ranks.index(max(ranks))
+    layer = next(layer for layer in data["layers"] if layer["name"] == "layer1.0.conv2")
+    assert data["groups"][layer["group"]]["name"] == "conv1"
+    rates = [epoch.learning_rates["layer1.0.conv2"] for epoch in run.trials[1].epochs]
+    sent = layer["rates"][1]
+    assert [10 ** (sum(sent[: i + 1]) / RATE) for i in range(len(sent))] == pytest.approx(rates, rel=2e-3)
+
+
+def test_rates_that_have_no_logarithm(run: Run) -> None:
+    epochs = tuple(
+        dataclasses.replace(epoch, learning_rates={"conv1": rate})
+        for epoch, rate in zip(run.trials[0].epochs, (0.1, 0.0, math.inf, 0.01, 1e-20), strict=True)
+    )
+    data = embedded(page(dataclasses.replace(run, trials=[dataclasses.replace(run.trials[0], epochs=epochs)])))
+    assert data["layers"][0]["rates"] == [[-1000, None, None, -1000, -18000]]
+
+
+def test_a_large_run_is_a_small_page() -> None:
+    run = searched_network("torchvision:googlenet", trials=25, epochs=20, delta=0.018)
+    assert len(run.free) == 57
+    assert len(page(run).encode()) < 1_000_000
 
 
 def test_one_trial_has_gone_nowhere(run: Run) -> None:

@@ -11,9 +11,11 @@ from typing import Any
 
 import pytest
 
-from conet_fx.report import Run, page
+from conet_fx.report import Run, comparison, page
+from conet_fx.report.network import Network, Node
 from tests.report.browser import Page, chromium
-from tests.report.synthetic import deep_groups, synthetic_run
+from tests.report.synthetic import deep_groups, searched_network, synthetic_run
+from tests.report.test_page import embedded
 
 pytestmark = pytest.mark.browser
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -29,10 +31,10 @@ def browser() -> Iterator[Page]:
         yield tab
 
 
-def show(browser: Page, run: Run, folder: Path, **window: Any) -> None:
-    """Open the page of ``run``; it must ask for nothing and complain of nothing."""
+def show(browser: Page, run: Run | str, folder: Path, **window: Any) -> None:
+    """Open the page of ``run``, or a page; it must ask for nothing and complain of nothing."""
     file = folder / "report.html"
-    file.write_text(page(run), encoding="utf-8")
+    file.write_text(run if isinstance(run, str) else page(run), encoding="utf-8")
     browser.open(file, **window)
     assert browser.errors == []
     assert browser.evaluate("document.body.dataset.ready") == "yes"
@@ -72,6 +74,11 @@ def run() -> Run:
     return synthetic_run()
 
 
+@pytest.fixture(scope="module")
+def network() -> Run:
+    return searched_network("resnet18_cifar")
+
+
 def test_every_chart_has_its_marks(browser: Page, run: Run, tmp_path: Path) -> None:
     show(browser, run, tmp_path)
     groups, trials, epochs = 12, 8, 5
@@ -83,8 +90,14 @@ def test_every_chart_has_its_marks(browser: Page, run: Run, tmp_path: Path) -> N
     assert marks(browser, "#rank-chart .hollow") == trials, "a ring at each plateau"
     assert marks(browser, "#rank-chart .dot:not(.hollow)") == trials * (epochs - 1 + 2), "epochs, S and kappa"
     assert marks(browser, "#accuracy .dot") == 15
-    assert marks(browser, "#trends .chart") == 4
-    assert marks(browser, "#trends .dot") == 4 * trials + 2
+    assert marks(browser, "#rank-grid .line") == marks(browser, "#rank-grid .hollow") == groups
+    assert marks(browser, "#epochs .chart") == 2
+    assert marks(browser, "#epochs .line") == 2 * trials, "loss and accuracy, broken between trials"
+    layers = sum(len(writers) for name, writers in run.groups.items() if name not in run.frozen)
+    assert marks(browser, "#rate-chart .line") == layers
+    assert marks(browser, "#trends .chart") == 2
+    assert marks(browser, "#trends .dot") == 2 * trials + 2
+    assert marks(browser, "#graph") == 0, "this run has no graph"
     assert marks(browser, "#group-table tbody tr") == groups + 2
     assert marks(browser, "#group-table tr.frozen") == 2
     assert marks(browser, "#networks tbody tr") == 3
@@ -122,8 +135,78 @@ def test_one_choice_for_all_charts(browser: Page, run: Run, tmp_path: Path) -> N
     browser.hover(*centre(browser, "#rank-chart .hollow"))
     ranks = run.trials[0].groups[names[5]].ranks
     assert f"{max(ranks):.4g}"[:5] in tooltip(browser)
-    browser.click(*centre(browser, "#group-table button", 8))
+    browser.click(*centre(browser, "#group-table td button", 8))
     assert browser.evaluate("document.getElementById('group').value") == "8"
+
+
+def test_the_network_is_drawn(browser: Page, network: Run, tmp_path: Path) -> None:
+    show(browser, network, tmp_path)
+    assert marks(browser, "#graph-chart .box") == len(embedded(page(network))["graph"]["boxes"]) > 30
+    assert marks(browser, "#graph-chart .box.fixed") == 3, "the input, the last layer and the output"
+    assert marks(browser, "#graph-chart .box.summation") == 8
+    decision = network.trials[-1].groups["layer2.0.conv1"]
+    order = browser.evaluate(
+        "JSON.parse(document.getElementById('data').textContent).graph.boxes"
+        ".findIndex(box => box.operators[0] === 'layer2.0.conv1')"
+    )
+    browser.hover(*centre(browser, "#graph-chart .box", order))
+    shown = tooltip(browser)
+    for words in (
+        "layer2.0.conv1",
+        f"128 → {decision.next_size}",
+        decision.reason,
+        "read by\tlayer2.0.conv2",
+        "layer2.0.bn1",
+    ):
+        assert words in shown
+    browser.click(*centre(browser, "#graph-chart .box", order))
+    assert browser.evaluate("document.getElementById('group').selectedOptions[0].text") == "layer2.0.conv1"
+    assert marks(browser, "#graph-chart .box.selected") == 1
+
+
+def test_the_drawing_moves_and_follows_the_trial(browser: Page, network: Run, tmp_path: Path) -> None:
+    show(browser, network, tmp_path, prefers_reduced_motion="reduce")
+    width = "document.querySelector('#graph-chart .box').getBoundingClientRect().width"
+    height = "document.querySelectorAll('#graph-chart .box')[1].getAttribute('height')"
+    before, tall = browser.evaluate(width), browser.evaluate(height)
+    browser.evaluate("document.getElementById('zoom-in').click()")
+    assert browser.evaluate(width) == pytest.approx(1.5 * before, rel=0.01)
+    browser.evaluate("document.getElementById('zoom-fit').click()")
+    assert browser.evaluate(width) == pytest.approx(before, rel=0.01)
+    left = "document.querySelector('#graph-chart .box').getBoundingClientRect().left"
+    x, y = centre(browser, "#graph-chart svg")
+    start = browser.evaluate(left)
+    browser.drag((x, y), (x + 60, y + 10))
+    assert browser.evaluate(left) == pytest.approx(start + 60, abs=1)
+    browser.evaluate(
+        "(() => { const s = document.getElementById('moment'); s.value = 0; s.dispatchEvent(new Event('input')); })()"
+    )
+    assert browser.evaluate("document.getElementById('moment-name').textContent") == "trial 1"
+    assert browser.evaluate("document.getElementById('rank-trial').textContent") == "trial 1"
+    assert browser.evaluate(height) != tall, "32 channels in trial 1"
+    browser.evaluate("document.querySelector('#graph-chart svg').focus()")
+    seen = [tooltip(browser)]
+    for _ in range(30):
+        browser.press("ArrowRight")
+        seen.append(tooltip(browser))
+    assert len(set(seen)) > 5
+    assert seen[-1].startswith("output"), "the keys reach the last box, wherever they began"
+    browser.press("0")
+    assert browser.evaluate(width) == pytest.approx(before, rel=0.01)
+
+
+def test_pointing_at_rates_epochs_and_the_rank_grid(browser: Page, run: Run, tmp_path: Path) -> None:
+    show(browser, run, tmp_path)
+    browser.hover(*centre(browser, "#rate-chart svg"))
+    assert "learning rate\t0.0" in tooltip(browser)
+    browser.hover(*centre(browser, "#epochs svg", 0))
+    assert "epoch\t" in tooltip(browser)
+    assert any(f"{epoch.loss:.4g}"[:5] in tooltip(browser) for trial in run.trials for epoch in trial.epochs)
+    browser.hover(*centre(browser, "#rank-grid .hollow", 3))
+    name = list(run.trials[0].groups)[3]
+    assert name in tooltip(browser)
+    assert "the plateau" in tooltip(browser)
+    assert run.trials[-1].groups[name].reason in tooltip(browser)
 
 
 def test_keys_walk_along_the_marks(browser: Page, run: Run, tmp_path: Path) -> None:
@@ -145,18 +228,105 @@ def test_filter(browser: Page, run: Run, tmp_path: Path) -> None:
     show(browser, run, tmp_path)
     browser.evaluate("document.getElementById('filter').focus()")
     browser.call("Input.insertText", text="SHORTCUT")
-    assert marks(browser, "#group-table tbody tr:not([hidden])") == 3
+    assert marks(browser, "#group-table tbody tr") == 3
     assert browser.evaluate("document.getElementById('filter-note').textContent") == "3 of 14"
+    assert marks(browser, "#size-map .heat") == 3 * 9
+    assert marks(browser, "#rank-grid .line") == 3
+    assert marks(browser, "#sizes .line.faded") == 12 - 3
+    assert browser.evaluate("document.getElementById('group').selectedOptions[0].text") == "layer2.0.conv2"
+    browser.call("Input.insertText", text="no such layer")
+    assert browser.evaluate("document.getElementById('filter-note').textContent") == "0 of 14"
+    assert marks(browser, "#group-table tbody tr") == 0
+    assert marks(browser, "#size-map .heat") == 12 * 9, "charts are never empty"
+    assert browser.errors == []
+
+
+def test_filter_by_the_last_decision(browser: Page, run: Run, tmp_path: Path) -> None:
+    show(browser, run, tmp_path)
+    browser.evaluate("document.getElementById('filter').focus()")
+    browser.call("Input.insertText", text="shrink")
+    shrunk = [name for name, group in run.trials[-1].groups.items() if group.action == "shrink"]
+    assert 0 < len(shrunk) < 12
+    assert marks(browser, "#group-table tbody tr") == len(shrunk)
+
+
+def test_order(browser: Page, run: Run, tmp_path: Path) -> None:
+    show(browser, run, tmp_path)
+    first = "document.querySelector('#group-table tbody tr td').innerText"
+    found = {name: size for name, size in run.found_sizes.items() if name not in run.frozen}
+    browser.click(*centre(browser, "#group-table th button", 1))
+    assert browser.evaluate(first) == max(found, key=found.__getitem__)
+    assert browser.evaluate("document.querySelector('th[aria-sort]').getAttribute('aria-sort')") == "descending"
+    assert browser.evaluate("document.getElementById('order').value") == "widest"
+    browser.hover(*centre(browser, "#size-map .heat", 0))
+    assert max(found, key=found.__getitem__) in tooltip(browser), "the maps follow"
+    browser.click(*centre(browser, "#group-table th button", 0))
+    assert browser.evaluate(first) == min(run.groups)
+    browser.evaluate("document.getElementById('next').click()")
+    shown = browser.evaluate("[...document.getElementById('group').options].map(option => option.text)")
+    assert shown == sorted(found)
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [360, 800, 1600])
-def test_fits_every_window(browser: Page, run: Run, tmp_path: Path, width: int, scheme: str) -> None:
-    show(browser, run, tmp_path, width=width, prefers_color_scheme=scheme)
+def test_fits_every_window(browser: Page, network: Run, tmp_path: Path, width: int, scheme: str) -> None:
+    show(browser, network, tmp_path, width=width, prefers_color_scheme=scheme)
     assert browser.evaluate("document.documentElement.scrollWidth <= innerWidth"), "nothing to scroll sideways"
     ground = browser.evaluate("getComputedStyle(document.body).backgroundColor")
     brightness = sum(int(part) for part in ground.removeprefix("rgb(").removesuffix(")").split(","))
     assert (brightness > 600) == (scheme == "light")
+
+
+def test_print(browser: Page, network: Run, tmp_path: Path) -> None:
+    show(browser, network, tmp_path)
+    browser.call("Emulation.setEmulatedMedia", media="print")
+    assert browser.evaluate("getComputedStyle(document.getElementById('bar')).display") == "none"
+    cut = "[...document.querySelectorAll('.scroll.tall')].filter(e => getComputedStyle(e).maxHeight !== 'none').length"
+    assert browser.evaluate(cut) == 0, "paper does not scroll"
+
+
+def test_comparison(browser: Page, tmp_path: Path) -> None:
+    runs = {
+        f"delta-{delta}": synthetic_run(
+            delta=delta, trials=6, accuracies={"found": (best, best + 0.002), "start": (0.97, 0.973)}
+        )
+        for delta, best in ((0.05, 0.98), (0.07, 0.975), (0.09, 0.96))
+    }
+    runs["svhn"] = synthetic_run(data="svhn", trials=5)
+    runs["begun"] = dataclasses.replace(synthetic_run(trials=3), evaluations=[])
+    show(browser, comparison(runs), tmp_path)
+    assert marks(browser, "#tradeoff-chart .run") == 5
+    assert marks(browser, "#tradeoff-chart .dot:not(.hollow)") == 4, "found networks"
+    assert marks(browser, "#tradeoff-chart .dot.hollow") == 3 + 2
+    assert marks(browser, "#tradeoff-chart > svg > .line") == 1, "three runs of one model on one data set are joined"
+    assert marks(browser, "#run-table tbody tr") == 5
+    assert marks(browser, "#growth-chart .line") == 5
+    assert marks(browser, "#growth-chart .dot") == 3 * 6 + 5 + 3
+    browser.hover(*centre(browser, "#tradeoff-chart .dot:not(.hollow)", 1))
+    shown = tooltip(browser)
+    for words in ("delta-0.07", "97.60 ± 0.14 %", "δ\t0.07", "resnet18_cifar on digits"):
+        assert words in shown
+    browser.click(*centre(browser, "#run-table td button", 3))
+    assert browser.evaluate("document.getElementById('chosen').textContent") == "svhn"
+    assert browser.evaluate("document.querySelectorAll('#growth-chart .run.selected').length") == 1
+    settings = browser.evaluate("document.getElementById('settings-table').innerText")
+    assert "delta" in settings
+    assert "momentum" not in settings
+
+
+@pytest.mark.parametrize("width", [360, 1280])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_comparison_of_unfinished_runs(browser: Page, run: Run, tmp_path: Path, width: int, scheme: str) -> None:
+    evil = "</script><b id=hacked>"
+    none = dataclasses.replace(run, trials=[], evaluations=[])
+    show(browser, comparison({evil: none}), tmp_path, width=width, prefers_color_scheme=scheme)
+    assert "No trial has ended yet." in browser.evaluate("document.body.innerText")
+    begun = dataclasses.replace(run, evaluations=[], trials=run.trials[:1])
+    show(browser, comparison({evil: none, "b": begun}), tmp_path, width=width, prefers_color_scheme=scheme)
+    assert marks(browser, "#hacked") == 0
+    assert "training accuracy of the last trial" in browser.evaluate("document.body.innerText")
+    assert marks(browser, "#tradeoff-chart .dot") == 1
+    assert browser.evaluate("document.documentElement.scrollWidth <= innerWidth"), "nothing to scroll sideways"
 
 
 def test_many_groups(browser: Page, tmp_path: Path) -> None:
@@ -171,7 +341,7 @@ def test_many_groups(browser: Page, tmp_path: Path) -> None:
 def test_nothing_yet(browser: Page, run: Run, tmp_path: Path) -> None:
     show(browser, dataclasses.replace(run, trials=[], evaluations=[]), tmp_path)
     words = browser.evaluate("document.body.innerText")
-    assert "No trial has been run yet." in words
+    assert "No trial has ended yet." in words
     assert "No network has been trained to the end yet." in words
     assert marks(browser, "#group-table tbody tr") == 14
 
@@ -198,7 +368,7 @@ def test_numbers_that_are_none(browser: Page, run: Run, tmp_path: Path) -> None:
     epoch = dataclasses.replace(run.trials[0].epochs[-1], loss=float("nan"), accuracy=None)
     broken = dataclasses.replace(run.trials[0], epochs=(epoch,))
     show(browser, dataclasses.replace(run, trials=[broken, *run.trials[1:]]), tmp_path)
-    assert marks(browser, "#trends .dot") == 4 * 8 + 2 - 2
+    assert marks(browser, "#epochs .line") == 2 * 8 - 2
 
 
 def test_no_name_becomes_markup(browser: Page, tmp_path: Path) -> None:
@@ -210,7 +380,11 @@ def test_no_name_becomes_markup(browser: Page, tmp_path: Path) -> None:
         frozen={**run.frozen, "x": evil},
         evaluations=[dataclasses.replace(run.evaluations[0], label=evil)],
     )
+    node = Node("x", "single", evil, f"{evil}.py:1", ((evil, 64),))
+    run = dataclasses.replace(run, network=Network((node,), ()), readers={evil: (evil,)})
     show(browser, run, tmp_path)
+    browser.hover(*centre(browser, "#graph-chart .box"))
+    assert evil in tooltip(browser)
     browser.hover(*centre(browser, "#action-map .act"))
     assert evil in tooltip(browser)
     assert evil in browser.evaluate("document.title")
