@@ -114,7 +114,7 @@ def optimize(
         for trial in history:
             states = {name: resumed(record) for name, record in trial.groups.items()}
         task.check_budget(sizes_of(states), config)
-        candidate = None
+        trained = checkpoint.state["model"] if checkpoint is not None else None
         for observer in observers:
             observer.begin(history)
 
@@ -135,6 +135,7 @@ def optimize(
                 told(display, observers, number), saver.of(training, sizes) if saver else lambda ended: None
             )
             verdicts = together.from_first(functools.partial(_verdicts, task, states, epochs, config))
+            trained = candidate.state_dict()
             states = {name: state for name, (state, _) in verdicts.items()}
             records = {name: record for name, (_, record) in verdicts.items()}
             seconds = sum(epoch.seconds for epoch in epochs)
@@ -148,11 +149,10 @@ def optimize(
 
         sizes = sizes_of(states)
         seed_everything(config.seed, 0, loader)
-        if config.weights == "trained" and candidate is None and checkpoint is not None:
-            candidate = plan.resize(checkpoint.sizes)
-            candidate.load_state_dict(checkpoint.state["model"])
-        if config.weights == "trained" and candidate is not None:
-            found = task.analyze(candidate).resize(sizes, init="inherit")
+        if config.weights == "trained" and trained is not None:
+            last = plan.resize(history[-1].sizes)  # on the CPU, in the model's own precision
+            last.load_state_dict(trained)
+            found = task.analyze(last).resize(sizes, init="inherit")
         else:
             found = plan.resize(sizes, init="reset", init_fn=init_fn)
     return SearchResult(found, sizes, plan, history, cost_per_sample(plan, sizes), recipe.identify(model))

@@ -10,6 +10,7 @@ from lightning_fabric import Fabric
 from lightning_fabric.strategies.deepspeed import DeepSpeedStrategy
 from lightning_fabric.strategies.fsdp import FSDPStrategy
 from lightning_fabric.strategies.model_parallel import ModelParallelStrategy
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from conet_fx.errors import ConetError
@@ -56,11 +57,18 @@ class Distributed:
         own = RandomState.capture(loader, self.fabric.device)
         if self.fabric.world_size == 1:
             return [own]
-        gathered: dict[str, Any] = {name: self.fabric.all_gather(state) for name, state in own.states.items()}
+        gathered = {name: self._gathered(state) for name, state in own.states.items()}
         return [
-            RandomState({name: states[rank].cpu() for name, states in gathered.items()})
+            RandomState({name: states[rank] for name, states in gathered.items()})
             for rank in range(self.fabric.world_size)
         ]
+
+    def _gathered(self, tensor: Tensor) -> list[Tensor]:
+        """The tensors of all processes, on the CPU."""
+        own = tensor.to(self.fabric.device)  # NCCL takes nothing else
+        parts = [torch.empty_like(own) for _ in range(self.fabric.world_size)]
+        torch.distributed.all_gather(parts, own)
+        return [part.cpu() for part in parts]
 
     def restore(self, states: Sequence[RandomState], loader: Any) -> None:
         """Put the generators of this process into its states."""
@@ -105,6 +113,6 @@ def launch(fabric: Fabric) -> Fabric:
             f"{type(fabric.strategy).__name__} spreads each weight over several processes, and the probe needs it "
             "whole: use strategy='ddp'"
         )
-    if fabric.world_size > 1 and not torch.distributed.is_initialized():
+    if fabric.world_size > 1 and not fabric._launched:  # a second launch() would start them again
         fabric.launch()
     return fabric
