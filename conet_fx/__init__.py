@@ -10,6 +10,7 @@ from conet_fx.registration import Registration, register_module, register_op
 from conet_fx.search.config import SearchConfig
 from conet_fx.search.history import Trial
 from conet_fx.search.result import SearchResult
+from conet_fx.static_scale import static_scale
 
 __version__ = "0.1.0"
 
@@ -37,4 +38,5 @@ __all__ = [
     "register_op",
     "save",
     "search",
+    "static_scale",
 ]
