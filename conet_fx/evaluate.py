@@ -21,7 +21,6 @@ from conet_fx.optimize import per_sample
 from conet_fx.plan import ChannelPlan
 from conet_fx.search.batches import reproducible, seed_everything
 from conet_fx.search.history import Evaluation
-from conet_fx.search.judge import nearest
 from conet_fx.search.training import test_accuracy, train_epoch
 
 
@@ -72,7 +71,7 @@ def uniform_sizes(plan: ChannelPlan, params: int, round_to: int = 1) -> dict[str
     """One width for all free groups, so that the parameters come as near to ``params`` as its quantum allows."""
 
     def at(width: int) -> dict[str, int]:
-        return {group.name: nearest(group, width, round_to) for group in plan.free}
+        return {group.name: group.nearest(width, round_to) for group in plan.free}
 
     low, high = 1, 2
     while plan.cost(at(high)).params < params:

@@ -11,6 +11,7 @@ import contextlib
 import dataclasses
 import functools
 import gc
+import numbers
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -35,6 +36,8 @@ from conet_fx.passes.rewrite import rewrite
 from conet_fx.passes.trace import Trace, trace
 
 __all__ = ["ChannelGroup", "ChannelPlan", "Cost", "analyze"]
+
+_MOST = 2**40  # channels that any group can have: numbers stay exact in floats
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,6 +92,10 @@ def _collector_paused() -> Iterator[None]:
     finally:
         if enabled:
             gc.enable()
+
+
+def _is_size(size: object) -> bool:
+    return isinstance(size, numbers.Real) and not isinstance(size, bool) and 0 < float(size) < _MOST
 
 
 class ChannelPlan:
@@ -168,6 +175,27 @@ class ChannelPlan:
         if init not in ("reset", "inherit"):
             raise ValueError(f"init must be 'reset' or 'inherit', not {init!r}")
         return cast(fx.GraphModule, rewrite(self.trace, self.facts, scales(self._groups, sizes), init, init_fn))
+
+    def rounded(self, sizes: Mapping[str, float], round_to: int = 8) -> dict[str, int]:
+        """``sizes`` as the hardware likes them: each at the nearest multiple of ``round_to`` that its group allows.
+
+        That is a multiple of ``lcm(round_to, quantum)`` (a tie: of the even number of multiples), never below the
+        group's minimum and never 0. Frozen groups stay as they are named. ``plan.rounded(plan.sizes)`` rounds them all.
+
+        Raises :class:`ResizeError` for an unknown group, ``ValueError`` for a ``round_to`` or a size that is not a
+        positive number.
+        """
+        if isinstance(round_to, bool) or not isinstance(round_to, int) or round_to < 1:
+            raise ValueError(
+                f"round_to={round_to!r}: write an integer >= 1; 8 is what tensor cores want in half precision"
+            )
+        found: dict[str, Any] = {}
+        for name, size in sizes.items():
+            group = self.group(name)
+            if not _is_size(size):
+                raise ValueError(f"the size of {name!r} must be a positive number of channels, not {size!r}")
+            found[name] = group.nearest(float(size), round_to) if group.frozen is None else size
+        return found
 
     # --- telling --------------------------------------------------------------------------------------------
 
