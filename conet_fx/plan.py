@@ -95,7 +95,7 @@ def _collector_paused() -> Iterator[None]:
 
 
 def _is_size(size: object) -> bool:
-    return isinstance(size, numbers.Real) and not isinstance(size, bool) and 0 < float(size) < _MOST
+    return not isinstance(size, bool) and isinstance(size, numbers.Real) and 0 < float(size) < _MOST
 
 
 class ChannelPlan:
