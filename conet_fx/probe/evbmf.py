@@ -60,7 +60,8 @@ def evbmf(matrices: Tensor, *, tau: Tau = "exact") -> Factorization:
     """Split each of B matrices into low rank + noise.
 
     Exact up to rounding in float64: s2 is the global minimum of the free energy. Ranks depend neither on the scale
-    of a matrix nor on transposing it. Zeros have rank 0; exact rank r <= cap gives rank r and noise 0.
+    of a matrix nor on transposing it. Zeros have rank 0, and so has a single row or column, which cannot be told from
+    noise (cap 0); exact rank r <= cap gives rank r and noise 0.
 
     Args:
         matrices: [B, rows, columns], or [rows, columns] for B = 1; floating point, finite, on any device.

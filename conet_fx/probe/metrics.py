@@ -15,8 +15,9 @@ from 16 to 64 channels can never show more than 8 of its 64 output channels. `ca
 from __future__ import annotations
 
 import collections
+import contextlib
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -66,8 +67,9 @@ def probe(model: nn.Module, *, linear: bool = False, tau: Tau = "exact") -> dict
     """Measure every conv of a model; nothing in it changes, and no graph is recorded.
 
     Dense and grouped convs and transposed convs of 1, 2 or 3 dimensions count, depthwise ones (groups == in_channels
-    > 1) do not (paper 4.1). The weights may lie on any device. A grouped weight is taken as it is stored: its input
-    channels are those of one group, since all groups share the axis (for a transposed conv: the output channels).
+    > 1) do not (paper 4.1). The weights may lie on any device; what the CPU does is done in one thread, so that the
+    answer does not depend on how many there are. A grouped weight is taken as it is stored: its input channels are
+    those of one group, since all groups share the axis (for a transposed conv: the output channels).
 
     Args:
         linear: measure `nn.Linear` too.
@@ -78,14 +80,30 @@ def probe(model: nn.Module, *, linear: bool = False, tau: Tau = "exact") -> dict
 
     Raises:
         NonFiniteError: weights are NaN or infinite. It names the layers, and has the metrics of all others.
+        ValueError: a weight is empty, complex or sparse, or holds no numbers (on the meta device, or of a lazy layer).
     """
-    layers = probed_layers(model, linear=linear)
-    with torch.no_grad():
-        measured = _measure([_channels_first(layer.weight, _is_transposed(layer)) for layer in layers.values()], tau)
-    metrics = {path: found for path, found in zip(layers, measured, strict=True) if found is not None}
-    if len(metrics) < len(layers):
-        raise NonFiniteError([path for path in layers if path not in metrics], metrics)
+    return measure(probed_weights(model, linear=linear), tau=tau)
+
+
+def measure(weights: Mapping[str, Tensor], *, tau: Tau = "exact") -> dict[str, LayerMetrics]:
+    """What `probe` measures, of the weights that `probed_weights` gave. Raises NonFiniteError as `probe` does."""
+    with torch.no_grad(), _one_thread():
+        measured = _measure(list(weights.values()), tau)
+    metrics = {path: found for path, found in zip(weights, measured, strict=True) if found is not None}
+    if len(metrics) < len(weights):
+        raise NonFiniteError([path for path in weights if path not in metrics], metrics)
     return metrics
+
+
+def probed_weights(model: nn.Module, *, linear: bool = False) -> dict[str, Tensor]:
+    """Weights that `probe` measures, by module path, as views [Cout, Cin / groups, kernel entries].
+
+    Raises ValueError for a weight that cannot be measured, with its path.
+    """
+    return {
+        path: _channels_first(layer.weight, _is_transposed(layer), f"the weight of {path!r}")
+        for path, layer in probed_layers(model, linear=linear).items()
+    }
 
 
 def probed_layers(model: nn.Module, *, linear: bool = False) -> dict[str, _ConvNd | nn.Linear]:
@@ -107,25 +125,44 @@ def layer_metrics(weight: Tensor, *, transposed: bool = False, tau: Tau = "exact
         tau: as for `evbmf`.
 
     Raises:
-        ValueError: `weight` has fewer than 2 dimensions, or no entry.
+        ValueError: `weight` has fewer than 2 dimensions or no entry, is complex or sparse, or holds no numbers (on the
+            meta device, or of a lazy layer).
         NonFiniteError: it has an entry that is NaN or infinite.
     """
-    if weight.ndim < 2 or weight.numel() == 0:
-        raise ValueError(f"weight of shape {tuple(weight.shape)}: pass [Cout, Cin / groups, *kernel], not empty")
-    with torch.no_grad():
-        [found] = _measure([_channels_first(weight, transposed)], tau)
-    if found is None:
-        raise NonFiniteError(["weight"], {})
-    return found
+    return measure({"weight": _channels_first(weight, transposed, "weight")}, tau=tau)["weight"]
 
 
 def _is_transposed(layer: _ConvNd | nn.Linear) -> bool:
     return isinstance(layer, _ConvNd) and layer.transposed
 
 
-def _channels_first(weight: Tensor, transposed: bool) -> Tensor:
-    """[Cout, Cin, kernel entries] of a weight of any kernel."""
+def _channels_first(weight: Tensor, transposed: bool, name: str) -> Tensor:
+    """[Cout, Cin, kernel entries] of a weight of any kernel. Raises ValueError for what is no matrix of numbers."""
+    if isinstance(weight, nn.parameter.UninitializedTensorMixin):
+        raise ValueError(f"{name} has no shape yet: run the model once")
+    if weight.is_meta:
+        raise ValueError(f"{name} is on the meta device and has no numbers: move the model with to_empty() and load it")
+    if weight.is_complex() or weight.layout is not torch.strided:
+        kind = "complex" if weight.is_complex() else "sparse"
+        raise ValueError(f"{name} is {kind}, and the probe measures dense real weights: leave it out")
+    if weight.ndim < 2 or weight.numel() == 0:
+        raise ValueError(f"{name} has shape {tuple(weight.shape)}: pass [Cout, Cin / groups, *kernel], not empty")
+    weight = weight.detach()
     return (weight.transpose(0, 1) if transposed else weight).flatten(2) if weight.ndim > 2 else weight[..., None]
+
+
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    """One thread of the CPU: the last bits of a product depend on how many share it, and learning rates on these."""
+    count = torch.get_num_threads()
+    if count == 1:
+        yield
+        return
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(count)
 
 
 def _measure(weights: Sequence[Tensor], tau: Tau) -> list[LayerMetrics | None]:

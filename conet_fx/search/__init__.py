@@ -2,7 +2,7 @@
 
 from conet_fx.search.adas import AdaS
 from conet_fx.search.config import SearchConfig
-from conet_fx.search.decisions import GroupState, decide, group_condition, group_rank, rank_slope, reason
+from conet_fx.search.decisions import GroupState, decide, reason
 from conet_fx.search.static import static_sizes
 
 __all__ = [
@@ -10,9 +10,6 @@ __all__ = [
     "GroupState",
     "SearchConfig",
     "decide",
-    "group_condition",
-    "group_rank",
-    "rank_slope",
     "reason",
     "static_sizes",
 ]

@@ -1,26 +1,21 @@
-"""What to do with a channel group after a trial: grow, shrink or stop (paper Algorithm 2, Eq. 2 and 3).
+"""What to do with a channel group after a trial: grow, shrink or stop (paper Algorithm 2).
 
-Pure functions on numbers and numpy arrays; they know modules by their paths and nothing of graphs or training.
+Pure functions on numbers and numpy arrays; they know nothing of graphs or training.
 
 Where the paper is silent, the authors' code (`channel_size_adjust_algorithm`) settles the rule: the first decision
 never counts as a turn; a turn with phi < gamma stops for good, and halves phi like any other; sizes are rounded to
-the nearest multiple. Three things differ from that code: a slope is divided by t2 - t1, not by t2 - t1 + 0.0001; the
-bounds are multiples of what the group allows, so that clipping never breaks a quantum; and means run over the layers
-that a group really has, not over tables for three networks.
+the nearest multiple. One thing differs from that code: the bounds are multiples of what the group allows, so that
+clipping never breaks a quantum.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
 
-from conet_fx.errors import SearchError
 from conet_fx.passes.rounding import allowed
-from conet_fx.probe import LayerMetrics
 from conet_fx.search.config import SearchConfig
 from conet_fx.search.history import Action
 
@@ -113,58 +108,12 @@ def reason(
     return words
 
 
-def group_rank(writers: Iterable[str], readers: Iterable[str], layers: Mapping[str, LayerMetrics]) -> float:
-    """Mean rank of a channel group in one epoch: R_4 of its dense writers and R_3 of its dense readers (Eq. 1).
-
-    Args:
-        writers: paths of the modules whose output channels are the group.
-        readers: paths of the modules whose whole input is the group.
-        layers: what the probe measured in that epoch. Members that it leaves out (depthwise convs, say) do not count.
-
-    Raises:
-        SearchError: no member was measured.
-    """
-    return _mean(writers, readers, layers, "rank")
-
-
-def group_condition(writers: Iterable[str], readers: Iterable[str], layers: Mapping[str, LayerMetrics]) -> float:
-    """Mean condition kappa of a channel group in one epoch (Eq. 3); arguments and errors as for `group_rank`."""
-    return _mean(writers, readers, layers, "condition")
-
-
-def rank_slope(ranks: ArrayLike) -> float:
-    """Rank slope S = (R[t2] - R[t1]) / (t2 - t1) of a trial, rank an epoch, >= 0 (Eq. 2).
-
-    t1 is the first epoch, t2 the first of those with the largest rank; S = 0 when they are the same.
-
-    Args:
-        ranks: mean rank of a group after each epoch, [epochs]; or of many, [epochs, groups], which gives [groups].
-
-    Raises:
-        ValueError: no epoch at all, or a rank that is not finite.
-    """
-    values = np.asarray(ranks, dtype=float)
-    if values.ndim == 0 or len(values) == 0 or not np.isfinite(values).all():
-        raise ValueError(f"ranks={ranks!r}: pass the finite mean ranks of at least one epoch")
-    slope: float = _plain((values.max(0) - values[0]) / np.maximum(values.argmax(0), 1))
-    return slope
-
-
 def _bounds(config: SearchConfig, quantum: int, minimum: int) -> tuple[Any, Any]:
     """The lowest size of a group and the highest."""
     least = np.maximum(config.min_channels, minimum)
     lowest = allowed(0, quantum=quantum, minimum=least, round_to=config.round_to)
     multiple = np.lcm(config.round_to, quantum)
     return lowest, np.maximum(config.max_channels // multiple * multiple, lowest)
-
-
-def _mean(writers: Iterable[str], readers: Iterable[str], layers: Mapping[str, LayerMetrics], what: str) -> float:
-    members = [(path, f"{what}_out") for path in writers] + [(path, f"{what}_in") for path in readers]
-    values = [getattr(layers[path], field) for path, field in members if path in layers]
-    if not values:
-        names = ", ".join(path for path, _ in members) or "no layer"
-        raise SearchError(f"a channel group without a measured member ({names}) cannot be decided: keep its size")
-    return float(np.mean(values))
 
 
 def _plain(value: Any) -> Any:

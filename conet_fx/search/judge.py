@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from conet_fx.plan import ChannelGroup
+from conet_fx.probe import group_condition, group_rank, rank_slope
 from conet_fx.search.config import SearchConfig
-from conet_fx.search.decisions import GroupState, decide, group_condition, group_rank, rank_slope, reason
+from conet_fx.search.decisions import GroupState, decide, reason
 from conet_fx.search.history import Epoch, GroupTrial
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -12,7 +13,7 @@ from torch import fx, nn
 from torch.optim import Optimizer
 
 from conet_fx.errors import SearchError
-from conet_fx.probe import probe
+from conet_fx.probe import Pending, Prober
 from conet_fx.search.adas import AdaS
 from conet_fx.search.batches import Loss, run_on, split
 from conet_fx.search.config import SearchConfig
@@ -20,9 +21,17 @@ from conet_fx.search.history import Epoch
 
 
 def train_epoch(
-    model: nn.Module, optimizer: Optimizer, loader: Iterable[Any], fabric: Fabric, loss_fn: Loss, where: str
+    model: nn.Module,
+    optimizer: Optimizer,
+    loader: Iterable[Any],
+    fabric: Fabric,
+    loss_fn: Loss,
+    where: str,
+    on_start: Callable[[], object] = lambda: None,
 ) -> tuple[float, float | None]:
     """Train one epoch. Returns the mean loss over samples, and the top-1 accuracy where targets are class indices.
+
+    ``on_start`` is called before the first batch is asked for, once the loader has started its processes.
 
     Raises :class:`SearchError` naming ``where`` and the first batch whose loss is not finite. The check costs one
     synchronisation with the device an epoch.
@@ -31,7 +40,9 @@ def train_epoch(
     losses: list[torch.Tensor] = []
     correct: list[torch.Tensor] = []
     counts: list[int] = []
-    for batch in loader:
+    batches = iter(loader)
+    on_start()
+    for batch in batches:
         inputs, target = split(fabric.to_device(batch))
         optimizer.zero_grad(set_to_none=True)
         output = run_on(model, inputs)
@@ -78,6 +89,9 @@ def run_trial(
 ) -> tuple[Epoch, ...]:
     """Train ``candidate`` for one trial, probing every weight after each epoch (paper 2.1).
 
+    The probe runs beside the next epoch. Under AdaS the first step of that epoch waits for it, since it sets the
+    learning rates; it starts when the loader has its processes, lest one be forked from a thread that holds a lock.
+
     Raises :class:`SearchError` naming trial, epoch and batch of a loss that is not finite, or the layers whose weights
     are not.
     """
@@ -85,18 +99,39 @@ def run_trial(
         candidate, config.lr, momentum=config.momentum, weight_decay=config.weight_decay, beta=config.beta
     )  # without epoch_end() plain SGD
     model, optimizer = fabric.setup(candidate, adas)
-    epochs = []
-    for index in range(1, config.epochs_per_trial + 1):
-        start = time.perf_counter()
-        rates = adas.learning_rates
-        where = f"trial {number}, epoch {index}"
-        loss, accuracy = train_epoch(model, optimizer, loader, fabric, loss_fn, where)
-        metrics = probe(candidate, linear=config.resize_linear)
+    epochs: list[Epoch] = []
+    trained: Epoch | None = None  # not measured yet
+    pending: Pending | None = None  # its measurement
+
+    def measure() -> None:
+        nonlocal pending
+        if trained is not None:
+            pending = prober.submit(candidate)
+
+    def finish(*_: object) -> None:
+        nonlocal trained, pending
+        if trained is None or pending is None:
+            return
+        measuring, pending = pending, None
+        metrics = measuring.result()
         if config.scheduler == "adas":
             adas.epoch_end(metrics)
-        epoch = Epoch(index, loss, accuracy, rates, metrics, time.perf_counter() - start)
-        epochs.append(epoch)
-        on_epoch(epoch)
+        epochs.append(dataclasses.replace(trained, layers=metrics))
+        trained = None
+        on_epoch(epochs[-1])
+
+    if config.scheduler == "adas":
+        adas.register_step_pre_hook(finish)
+    with Prober(linear=config.resize_linear) as prober:
+        for index in range(1, config.epochs_per_trial + 1):
+            start, where = time.perf_counter(), f"trial {number}, epoch {index}"
+            try:
+                loss, accuracy = train_epoch(model, optimizer, loader, fabric, loss_fn, where, measure)
+            finally:
+                finish()  # what was wrong in the epoch before is said first
+            trained = Epoch(index, loss, accuracy, adas.learning_rates, {}, time.perf_counter() - start)
+        measure()
+        finish()
     return tuple(epochs)
 
 

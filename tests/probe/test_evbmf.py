@@ -124,7 +124,7 @@ class TestFreeEnergy:
                 assert_global_minimum(singular, 20, columns)
 
     def test_tau_bar_solves_the_textbook_equation(self) -> None:
-        alpha = torch.tensor([1, 0.9, 0.5, 1 / 9, 1 / 36, 0.01, 1e-4], dtype=torch.float64)
+        alpha = torch.tensor([1, 0.9, 0.5, 1 / 9, 1 / 36, 0.01, 1e-4, 1e-6, 1e-8], dtype=torch.float64)
         found = tau_bar(alpha)
         np.testing.assert_allclose(found, [textbook_tau_bar(a) for a in alpha.tolist()], rtol=1e-9)
         np.testing.assert_allclose((found / alpha.sqrt())[:6], [2.5129, 2.513, 2.521, 2.593, 2.714, 2.829], atol=6e-4)

@@ -74,7 +74,7 @@ class TestLayerMetrics:
         weight = low_rank_weight(12, 20, 3, 3)
         assert close(layer_metrics(weight.transpose(0, 1), transposed=True), layer_metrics(weight))
 
-    @pytest.mark.parametrize("exponent", [-20, -10, -3, 3, 10, 17])
+    @pytest.mark.parametrize("exponent", [-20, -10, -3, 3, 10, 20])
     @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
     def test_scale(self, exponent: int, dtype: torch.dtype) -> None:
         weight = low_rank_weight(24, 20, 3, 3).to(dtype)
@@ -123,6 +123,26 @@ class TestLayerMetrics:
     def test_shapes_that_are_no_weights(self, shape: tuple[int, ...]) -> None:
         with pytest.raises(ValueError, match="Cout"):
             layer_metrics(torch.zeros(shape))
+
+    @pytest.mark.parametrize("shape", [(1, 1, 1, 1), (1, 64, 1, 1), (1, 64), (64, 1, 1, 1)])
+    def test_one_row_or_column_shows_nothing(self, shape: tuple[int, ...]) -> None:
+        assert layer_metrics(torch.ones(shape)) == LayerMetrics(0, 0, 0, 0, 0, 0, cap_in=0, cap_out=0)
+
+    def test_one_output_channel_has_an_input_rank(self) -> None:
+        found = layer_metrics(low_rank_weight(1, 64, 3, 3, rank=1))
+        assert (found.rank_out, found.cap_out) == (0, 0)
+        assert (found.rank_in, found.cap_in) == (1 / 64, 7 / 64)
+
+    @pytest.mark.parametrize("rank", [1, 2, 5])
+    @pytest.mark.parametrize("kernel", [(), (1, 1), (3, 3)])
+    def test_exactly_low_rank_weights(self, rank: int, kernel: tuple[int, ...]) -> None:
+        found = layer_metrics(low_rank_weight(24, 16, *kernel, rank=rank, noise=0))
+        assert (found.rank_out, found.rank_in) == (rank / 24, rank / 16)
+
+    def test_a_weight_with_a_gradient_is_measured_without_one(self) -> None:
+        weight = low_rank_weight(8, 8, 3, 3).requires_grad_()
+        assert layer_metrics(weight) == layer_metrics(weight.detach())
+        assert weight.grad_fn is None
 
 
 class Zoo(nn.Module):
@@ -208,6 +228,30 @@ class TestProbe:
                 parameter.fill_(math.nan)
         with pytest.raises(NonFiniteError, match="and 3 more"):
             probe(model)
+
+    @pytest.mark.parametrize(
+        ("layer", "words"),
+        [
+            (nn.Conv2d(2, 2, 1, dtype=torch.complex64), "complex"),
+            (nn.LazyConv2d(2, 1), "run the model once"),
+            (nn.Conv2d(2, 2, 1, device="meta"), "meta device"),
+        ],
+    )
+    def test_weights_that_are_no_matrices_of_numbers(self, layer: nn.Module, words: str) -> None:
+        with pytest.raises(ValueError, match=f"the weight of 'block.0' .*{words}"):
+            probe(nn.ModuleDict({"block": nn.Sequential(layer)}))
+
+    def test_sparse_weights(self) -> None:
+        conv = nn.Conv2d(2, 2, 1)
+        conv.weight = nn.Parameter(conv.weight.detach().to_sparse())
+        with pytest.raises(ValueError, match="the weight of '' is sparse"):
+            probe(conv)
+
+    def test_parametrized_weights_are_those_that_the_layer_computes(self) -> None:
+        conv = nn.utils.parametrizations.weight_norm(nn.Conv2d(12, 16, 3))
+        with torch.no_grad():
+            conv.weight = low_rank_weight(16, 12, 3, 3)
+        assert probe(nn.Sequential(conv))["0"] == layer_metrics(conv.weight)
 
     def test_approximate_tau(self, zoo: Zoo) -> None:
         assert probe(zoo, tau="approximate").keys() == probe(zoo).keys()

@@ -8,10 +8,10 @@ import math
 import random
 from collections.abc import Mapping
 
-from conet_fx.probe import LayerMetrics
+from conet_fx.probe import LayerMetrics, rank_slope
 from conet_fx.report import Run
 from conet_fx.search.config import SearchConfig
-from conet_fx.search.decisions import GroupState, decide, rank_slope, reason
+from conet_fx.search.decisions import GroupState, decide, reason
 from conet_fx.search.history import Epoch, Evaluation, GroupTrial, Trial
 
 RESNET18 = {
