@@ -28,7 +28,7 @@ from conet_fx.passes.call import Facts, Options
 from conet_fx.passes.constraints import label
 from conet_fx.passes.depth import Dim
 from conet_fx.passes.groups import ChannelGroup, channel_groups, find, scales
-from conet_fx.passes.info import annotate, record
+from conet_fx.passes.info import KEY, annotate, record
 from conet_fx.passes.inputs import Inputs
 from conet_fx.passes.nodes import attribute
 from conet_fx.passes.propagation import propagate
@@ -165,6 +165,7 @@ class ChannelPlan:
         ``init="reset"``: fresh weights by each module's own ``reset_parameters``, then ``init_fn`` on each module (for
         initialisations that a model does in its constructor). ``init="inherit"``: the weights of channels that stay,
         those of largest norm when a group shrinks; new channels enter with zero reader weights and keep the function.
+        ``meta["conet_fx"]["sizes"]`` of the result holds the size of every group.
 
         A model that can be traced in pieces only (``plan.trace.pieces``) gives a copy of the caller's module instead of
         a GraphModule, with the submodules in ``plan.trace.pieces.paths`` resized inside.
@@ -174,7 +175,10 @@ class ChannelPlan:
         """
         if init not in ("reset", "inherit"):
             raise ValueError(f"init must be 'reset' or 'inherit', not {init!r}")
-        return cast(fx.GraphModule, rewrite(self.trace, self.facts, scales(self._groups, sizes), init, init_fn))
+        resized = cast(fx.GraphModule, rewrite(self.trace, self.facts, scales(self._groups, sizes), init, init_fn))
+        known = getattr(resized, "meta", {})
+        resized.meta = {**known, KEY: {**known.get(KEY, {}), "sizes": {**self.sizes, **sizes}}}
+        return resized
 
     def rounded(self, sizes: Mapping[str, float], round_to: int = 8) -> dict[str, int]:
         """``sizes`` as the hardware likes them: each at the nearest multiple of ``round_to`` that its group allows.
