@@ -49,7 +49,7 @@ def rewrite(
         return facts.depths.size(dim, scales)
 
     source = traced.graph_module
-    whole: nn.Module = traced.pieces.model if traced.pieces else source
+    whole = traced.whole
     drafts = _drafts(whole, source, facts, size)
     draft = _draft(source, facts, size, drafts)
     try:

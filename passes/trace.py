@@ -45,6 +45,11 @@ class Trace:
     dropped: tuple[str, ...] = ()
     model: nn.Module | None = dataclasses.field(default=None, repr=False)
 
+    @property
+    def whole(self) -> nn.Module:
+        """What is resized: the graph, or the caller's model where that is traced in pieces."""
+        return self.pieces.model if self.pieces else self.graph_module
+
 
 def trace(
     model: nn.Module,
