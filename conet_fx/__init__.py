@@ -3,8 +3,10 @@
 from conet_fx import probe, search
 from conet_fx.errors import ConetError, ConstraintError, RecipeError, ResizeError, SearchError, TraceError
 from conet_fx.optimize import optimize
+from conet_fx.optimizer import resize_optimizer
 from conet_fx.passes.info import ChannelInfo
 from conet_fx.plan import ChannelGroup, ChannelPlan, Cost, analyze
+from conet_fx.recalibrate import recalibrate_bn
 from conet_fx.recipe import apply, load, save
 from conet_fx.registration import Registration, register_module, register_op
 from conet_fx.search.config import SearchConfig
@@ -33,8 +35,10 @@ __all__ = [
     "load",
     "optimize",
     "probe",
+    "recalibrate_bn",
     "register_module",
     "register_op",
+    "resize_optimizer",
     "save",
     "search",
 ]
