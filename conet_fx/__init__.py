@@ -7,8 +7,9 @@ from conet_fx.optimizer import resize_optimizer
 from conet_fx.passes.info import ChannelInfo
 from conet_fx.plan import ChannelGroup, ChannelPlan, Cost, analyze
 from conet_fx.recalibrate import recalibrate_bn
-from conet_fx.recipe import apply, load, save
+from conet_fx.recipe import apply, load
 from conet_fx.registration import Registration, register_module, register_op
+from conet_fx.saving import save
 from conet_fx.search.config import SearchConfig
 from conet_fx.search.history import Trial
 from conet_fx.search.result import SearchResult

@@ -23,13 +23,14 @@ from jsonargparse.typing import NonNegativeInt, PositiveInt
 from lightning_fabric import Fabric
 from rich.console import Console
 
-from conet_fx import data, models, recipe
+from conet_fx import data, models
 from conet_fx.draw import check_suffix
 from conet_fx.errors import ConetError
 from conet_fx.evaluate import EvaluationConfig, evaluate, rivals
 from conet_fx.optimize import optimize
 from conet_fx.plan import analyze
 from conet_fx.report import collect, page, tables, verdict
+from conet_fx.saving import save
 from conet_fx.search import SearchConfig
 from conet_fx.search.result import SearchResult
 from conet_fx.search.run_dir import CONFIG, FOUND, REPORT, RunDirectory
@@ -125,7 +126,7 @@ def _evaluate(
                 workers=arguments.workers,
             )
             if label == "found":
-                recipe.save(trained.cpu(), run.path / FOUND, sizes=sizes, model_id=result.model_id)
+                save(trained.cpu(), result.plan, run.path / FOUND)
         done.append(evaluation)
         run.save_evaluations(done)
 
