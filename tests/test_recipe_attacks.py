@@ -155,27 +155,33 @@ def test_headers_that_lie(entry: Any, message: str, folder: Path) -> None:
 def test_entries_without_end(folder: Path) -> None:
     def repeated(document: dict[str, Any]) -> None:
         x = {"op": "placeholder", "target": "x"}
-        document["nodes"] = [{**x, "name": f"x{number}", "args": []} for number in range(70_000)]
+        document["nodes"] = [{**x, "name": f"x{number}", "args": []} for number in range(20_000)]
 
     rewrite(folder, repeated)
-    refused(folder, "the recipe has 70000 nodes, more than 65536")
+    refused(folder, "the recipe has 20000 nodes, more than 16384")
+    rewrite(folder, lambda document: document["nodes"][-1].update(args=[[0] * (files.MAX_VALUES + 1)]))
+    refused(folder, f"holds more than {files.MAX_VALUES} values")
     (folder / "recipe.json").write_text(" " * (files.MAX_BYTES + 1))
     refused(folder, rf"has {files.MAX_BYTES + 1} bytes, more than the {files.MAX_BYTES} that belong to it")
 
 
 def test_no_network_is_saved_that_could_not_be_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plan = conet_fx.analyze(nn.Sequential(nn.Conv2d(1, 2, 1)), torch.zeros(1, 1, 2, 2))
-    modules = {"MAX_BYTES": recipe, "MAX_ENTRIES": sys.modules["conet_fx.recipe.build"]}
-    for limit, message in (("MAX_BYTES", "the recipe would have"), ("MAX_ENTRIES", r"the recipe has \d nodes")):
+    build = sys.modules["conet_fx.recipe.build"]
+    for module, limit, message in (
+        (files, "MAX_BYTES", "more than the 2 that belong to it"),
+        (files, "MAX_VALUES", "holds more than 2 values"),
+        (build, "MAX_ENTRIES", r"the recipe has \d nodes"),
+    ):
         with monkeypatch.context() as patch:
-            patch.setattr(modules[limit], limit, 2)
+            patch.setattr(module, limit, 2)
             with pytest.raises(RecipeError, match=message):
                 conet_fx.save(plan.resize({}), plan, tmp_path)
         assert list(tmp_path.iterdir()) == []
 
 
 def test_numbers_as_keys_that_collide(folder: Path) -> None:
-    pairs = [[number * (2**61 - 1) % 2**63, 0] for number in range(100_000)]
+    pairs = [[number * (2**61 - 1) % 2**63, 0] for number in range(50_000)]
     rewrite(folder, lambda document: document["nodes"][-1].update(args=[{"dict": pairs}]))
     refused(folder, "is no value that a recipe may hold")
 

@@ -22,11 +22,10 @@ import safetensors.torch
 from torch import nn
 from torch.fx import GraphModule
 
-from conet_fx.errors import RecipeError
 from conet_fx.recipe.build import build
 from conet_fx.recipe.describe import describe
 from conet_fx.recipe.files import RECIPE, WEIGHTS, parse, sync, to_json
-from conet_fx.recipe.spec import MAX_BYTES, GroupSpec, ModuleSpec, NodeSpec, Recipe, TensorSpec
+from conet_fx.recipe.spec import GroupSpec, ModuleSpec, NodeSpec, Recipe, TensorSpec
 from conet_fx.recipe.transfer import identify, transfer
 
 __all__ = ["GroupSpec", "ModuleSpec", "NodeSpec", "Recipe", "TensorSpec", "apply", "identify", "load", "read", "save"]
@@ -72,8 +71,7 @@ def save(
         weights, text = Path(temporary, WEIGHTS), Path(temporary, RECIPE)
         safetensors.torch.save_file(dict(recipe.weights), weights)
         text.write_text(json.dumps(to_json(recipe, weights), indent=1), encoding="utf-8")
-        if (length := text.stat().st_size) > MAX_BYTES:
-            raise RecipeError(f"the recipe would have {length} bytes, and none is read that has more than {MAX_BYTES}")
+        parse(Path(temporary))  # a recipe beyond the limits is not written either
         for path in (weights, text):
             sync(path)
         for path in (weights, text):

@@ -152,8 +152,8 @@ def _build_tensors(root: GraphModule, recipe: Recipe, leaves: Mapping[str, nn.Mo
         for name in sorted(found.keys() | expected[path].keys()):
             if found.get(name) != expected[path].get(name):
                 raise RecipeError(
-                    f"tensor {name!r} of {path!r} is {found.get(name)} in the files, but "
-                    f"{expected[path].get(name)} by the arguments of its {recipe.modules[path].cls}"
+                    f"tensor {name!r} of {path!r} is {_said(found.get(name))} in the files, but "
+                    f"{_said(expected[path].get(name))} by the arguments of its {recipe.modules[path].cls}"
                 )
         for name, tensor in named_tensors(leaf):
             if id(tensor) not in placed:
@@ -250,12 +250,16 @@ def named_tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
     return itertools.chain(parameters, module.named_buffers(remove_duplicate=False))
 
 
-def signature(module: nn.Module) -> dict[str, str]:
+def signature(module: nn.Module) -> dict[str, tuple[str, tuple[int, ...]]]:
     """Kind and shape of each tensor of a leaf."""
     return {
-        name: f"a {'parameter' if isinstance(tensor, nn.Parameter) else 'buffer'} of {tuple(tensor.shape)}"
+        name: ("parameter" if isinstance(tensor, nn.Parameter) else "buffer", tuple(tensor.shape))
         for name, tensor in named_tensors(module)
     }
+
+
+def _said(tensor: tuple[str, tuple[int, ...]] | None) -> str:
+    return "none" if tensor is None else f"a {tensor[0]} of {short(tensor[1])}"
 
 
 def refresh(module: nn.Module) -> None:

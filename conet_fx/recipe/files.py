@@ -24,6 +24,7 @@ from conet_fx.recipe.spec import (
     MAX_DEPTH,
     MAX_ENTRIES,
     MAX_NAME,
+    MAX_VALUES,
     GroupSpec,
     ModuleSpec,
     NodeSpec,
@@ -226,7 +227,7 @@ def _loads(path: Path, text: bytes) -> Any:
         raise RecipeError(f"{path} is nested too deep") from error
     except ValueError as error:
         raise RecipeError(f"{path} is not JSON: {error}") from error
-    level = [document]
+    level, count = [document], 1
     for _ in range(4 * MAX_DEPTH):
         level = [
             item
@@ -234,6 +235,9 @@ def _loads(path: Path, text: bytes) -> Any:
             if isinstance(value, list | dict)
             for item in (value.values() if isinstance(value, dict) else value)
         ]
+        count += len(level)
+        if count > MAX_VALUES:
+            raise RecipeError(f"{path} holds more than {MAX_VALUES} values")
         if not level:
             return document
     raise RecipeError(f"{path} is nested too deep")
