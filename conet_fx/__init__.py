@@ -2,6 +2,7 @@
 
 from conet_fx import probe, search
 from conet_fx.errors import ConetError, ConstraintError, RecipeError, ResizeError, SearchError, TraceError
+from conet_fx.measure import Comparison, Latency, Measurement, compare, measure
 from conet_fx.optimize import optimize
 from conet_fx.optimizer import resize_optimizer
 from conet_fx.passes.info import ChannelInfo
@@ -20,9 +21,12 @@ __all__ = [
     "ChannelGroup",
     "ChannelInfo",
     "ChannelPlan",
+    "Comparison",
     "ConetError",
     "ConstraintError",
     "Cost",
+    "Latency",
+    "Measurement",
     "RecipeError",
     "Registration",
     "ResizeError",
@@ -33,7 +37,9 @@ __all__ = [
     "Trial",
     "analyze",
     "apply",
+    "compare",
     "load",
+    "measure",
     "optimize",
     "probe",
     "recalibrate_bn",

@@ -184,7 +184,8 @@ class ChannelPlan:
         """``sizes`` as the hardware likes them: each at the nearest multiple of ``round_to`` that its group allows.
 
         That is a multiple of ``lcm(round_to, quantum)`` (a tie: of the even number of multiples), never below the
-        group's minimum and never 0. Frozen groups stay as they are named. ``plan.rounded(plan.sizes)`` rounds them all.
+        group's minimum and never 0. Frozen groups keep their present size, whatever is asked for, and groups that are
+        left out stay out: ``plan.rounded(plan.sizes)`` rounds all.
 
         Raises :class:`ResizeError` for an unknown group, ``ValueError`` for a ``round_to`` or a size that is not a
         positive number.
@@ -193,12 +194,12 @@ class ChannelPlan:
             raise ValueError(
                 f"round_to={round_to!r}: write an integer >= 1; 8 is what tensor cores want in half precision"
             )
-        found: dict[str, Any] = {}
+        found: dict[str, int] = {}
         for name, size in sizes.items():
             group = self.group(name)
             if not _is_size(size):
                 raise ValueError(f"the size of {name!r} must be a positive number of channels, not {size!r}")
-            found[name] = group.nearest(float(size), round_to) if group.frozen is None else size
+            found[name] = group.nearest(float(size), round_to) if group.frozen is None else group.size
         return found
 
     # --- telling --------------------------------------------------------------------------------------------

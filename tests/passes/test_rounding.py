@@ -64,6 +64,7 @@ def test_a_plan_rounds_what_is_free_and_names() -> None:
     assert plan.rounded({"b": 12}, round_to=1) == {"b": 12}
     assert plan.rounded({}) == {}
     assert plan.rounded(plan.sizes) == {"a": 24, "b": 8, "c": 12, "head": 5}  # c and head are outputs
+    assert plan.rounded({"head": 2.5, "c": 100}) == {"head": 5, "c": 12}
     assert plan.resize(plan.rounded(plan.sizes)).get_submodule("b").out_channels == 8
 
 
