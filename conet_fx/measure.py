@@ -79,7 +79,7 @@ class Comparison:
     def table(self) -> Table:
         """The table for rich: a row for each figure, a column for each network."""
         first, *others = self.networks.values()
-        table = Table(title=f"{first.device}, {first.threads} threads" if first.threads else first.device)
+        table = Table(title=_where(first))
         table.add_column("")
         for name in self.networks:
             table.add_column(name, justify="right")
@@ -100,6 +100,12 @@ class Comparison:
         with console.capture() as captured:
             console.print(self.table())
         return captured.get().rstrip()
+
+
+def _where(measured: Measurement) -> str:
+    if measured.threads is None:
+        return measured.device
+    return f"{measured.device}, {measured.threads} thread{'s' * (measured.threads > 1)}"
 
 
 @dataclasses.dataclass(frozen=True)
