@@ -5,12 +5,13 @@
 
 Each free group of a network of torchvision gets ``factor`` times its channels, rounded by ``plan.rounded(sizes, 8)``,
 and one channel less or more. The networks are measured in turns in one process (:func:`conet_fx.compare`), contiguous
-and in ``channels_last``; ratios are to the rounded network of the same row.
+and in ``channels_last``; the ratios of the time and of the multiply-adds are to the rounded network of the same row.
 """
 
 from __future__ import annotations
 
 import argparse
+import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -73,13 +74,16 @@ def rows_of(name: str, arguments: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def show(rows: list[dict[str, Any]]) -> Table:
-    """Milliseconds, and in brackets the ratio to the rounded network."""
+    """Milliseconds, and in brackets the ratios to the rounded network: of the time, and of the multiply-adds."""
     first = rows[0]
     table = Table(title=f"median ms of a forward pass, {first['device']}, {first['threads']} threads, {first['dtype']}")
     for column in ("network", "format", "batch", *NAMES):
         table.add_column(column, justify="left" if column in ("network", "format") else "right")
     for row in rows:
-        cells = [f"{row[f'ms {key}']:.2f} (x{row[f'ms {key}'] / row['ms 8n']:.2f})" for key in NAMES]
+        cells = []
+        for key in NAMES:
+            ratio, macs = row[f"ms {key}"] / row["ms 8n"], row[f"macs {key}"] / row["macs 8n"]
+            cells.append(f"{row[f'ms {key}']:.2f} (x{ratio:.2f}, x{macs:.2f})")
         table.add_row(row["network"], row["format"], str(row["batch"]), *cells)
     return table
 
@@ -100,7 +104,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="write the rows as JSON")
     arguments = parser.parse_args()
     rows: list[dict[str, Any]] = []
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else 110)
     for name in arguments.networks.split(","):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torchvision about its own initialisation
