@@ -35,9 +35,9 @@ from conet_fx.recipe.files import RECIPE
 from conet_fx.report import collect, page, tables, verdict
 from conet_fx.saving import save
 from conet_fx.search import SearchConfig
+from conet_fx.search.distributed import make_fabric
 from conet_fx.search.result import SearchResult
 from conet_fx.search.run_dir import CONFIG, FOUND, REPORT, RunDirectory
-from conet_fx.search.training import make_fabric
 
 # The paper's settings take hours; on the built-in data a search has to show the whole job within minutes on 2 cores.
 MINUTES: Mapping[str, Any] = {

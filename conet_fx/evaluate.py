@@ -17,10 +17,10 @@ from torch.optim import SGD
 from torch.optim.lr_scheduler import LambdaLR
 
 from conet_fx.data import DataSet, loaders
-from conet_fx.optimize import per_sample
 from conet_fx.plan import ChannelPlan
-from conet_fx.search.batches import reproducible, seed_everything
 from conet_fx.search.history import Evaluation
+from conet_fx.search.randomness import reproducible, seed_everything
+from conet_fx.search.task import cost_per_sample
 from conet_fx.search.training import test_accuracy, train_epoch
 
 
@@ -101,7 +101,7 @@ def evaluate(
         model, accuracy = _train(sizes, plan, data, config, fabric, seed, batch_size, workers, init_fn)
         first = first or model
         accuracies.append(accuracy)
-    cost = per_sample(plan.cost(sizes))
+    cost = cost_per_sample(plan, sizes)
     assert first is not None
     return (
         Evaluation(label, dict(sizes), cost.params, cost.macs, tuple(accuracies), config.seeds, config.epochs),
@@ -121,7 +121,7 @@ def _train(
     init_fn: Callable[[nn.Module], Any] | None,
 ) -> tuple[fx.GraphModule, float]:
     train, test = loaders(data, batch_size, seed, workers)
-    with reproducible(train):
+    with reproducible(train, fabric.device):
         seed_everything(seed, 0, train)
         network = plan.resize(sizes, init="reset", init_fn=init_fn)
         sgd = SGD(network.parameters(), config.lr, momentum=config.momentum, weight_decay=config.weight_decay)

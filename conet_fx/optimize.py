@@ -2,36 +2,35 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import functools
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-import torch.nn.functional as F
 from lightning_fabric import Fabric
-from torch import fx, nn
-from torch.fx.node import map_aggregate
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
 from conet_fx import recipe
-from conet_fx.errors import SearchError
-from conet_fx.plan import ChannelPlan, Cost, analyze
+from conet_fx.plan import ChannelPlan
 from conet_fx.report import Progress
-from conet_fx.search.batches import (
-    Loss,
-    check_targets,
-    first_batch,
-    reproducible,
-    samples,
-    seed_everything,
-)
+from conet_fx.search.batches import Loss
+from conet_fx.search.checkpoint import Checkpoint, Saver, read_checkpoint
 from conet_fx.search.config import DEFAULT_DELTA, SearchConfig
-from conet_fx.search.history import Trial
-from conet_fx.search.judge import judge, resumed, sizes_of, start
+from conet_fx.search.decisions import GroupState
+from conet_fx.search.distributed import Distributed, launch, make_fabric
+from conet_fx.search.history import Epoch, GroupTrial, Trial
+from conet_fx.search.hooks import Hooks, TrainEpoch
+from conet_fx.search.judge import judge, resumed, sizes_of, start, within_budget
+from conet_fx.search.randomness import reproducible, seed_everything
 from conet_fx.search.result import SearchResult
 from conet_fx.search.run_dir import RunDirectory
-from conet_fx.search.training import make_fabric, run_trial
-
-SAMPLES = 2  # traced together: batch norm in train mode needs more than one
+from conet_fx.search.signals import Signals
+from conet_fx.search.task import Task, cost_per_sample
+from conet_fx.search.trial import TrialTraining
 
 
 def optimize(
@@ -43,7 +42,11 @@ def optimize(
     run_dir: str | os.PathLike[str] | None = None,
     resume: bool = False,
     fabric: Fabric | None = None,
+    example_inputs: Any = None,
     loss_fn: Loss | None = None,
+    optimizer_fn: Callable[[nn.Module], Optimizer] | None = None,
+    scheduler_fn: Callable[[Optimizer], LRScheduler] | None = None,
+    train_epoch: TrainEpoch | None = None,
     init_fn: Callable[[nn.Module], Any] | None = None,
     progress: bool = True,
     **overrides: Any,
@@ -60,100 +63,121 @@ def optimize(
             of tensors for a model with several inputs.
         delta: slope threshold in ranks an epoch; small values give large networks.
         config: all settings; ``delta`` and ``overrides`` (its fields by name) go before it.
-        run_dir: a directory for the history; with ``resume`` a search goes on after its last finished trial.
-        fabric: a Lightning Fabric to train with, in place of the one that ``config`` describes.
+        run_dir: a directory for the history and the trial under way. With ``resume`` a search that was cut off at any
+            moment goes on: on a CPU with the bits of one that was not. While it is given, SIGINT and SIGTERM let the
+            step under way end and save it, then raise KeyboardInterrupt or SystemExit(143).
+        fabric: a Lightning Fabric to train with, in place of the one that ``config`` describes. With several processes
+            (``torchrun``, SLURM, ``devices=2``) a DataLoader is shared out among them; other iterables have to give
+            each process its own part. All of them return the same result, the first one writes and shows.
+        example_inputs: what the model is traced on, as for :func:`conet_fx.analyze`; the input of the first batch
+            when left out. Needed where a batch is no (input, target) pair, which only ``train_epoch`` can take.
         loss_fn: a callable of (output, target); cross entropy when left out.
+        optimizer_fn: a callable of a candidate that gives its optimizer; AdaS when left out.
+        scheduler_fn: a callable of the optimizer that gives a learning rate schedule, stepped after each epoch, in
+            place of the rates of AdaS.
+        train_epoch: a callable of (model, optimizer, loader, fabric) that trains one epoch in its own way, calls
+            ``fabric.backward`` and returns the mean loss, or (mean loss, accuracy). A search then is saved after epochs
+            only.
         init_fn: applied to each module of a fresh candidate, after ``reset_parameters``.
         progress: show a live line in a terminal, a plain line for each trial elsewhere.
 
     Raises:
         TypeError, ValueError: a bad argument; TraceError: a model that cannot be traced; SearchError: nothing to
             resize, a model that is traced in pieces, targets that do not fit, a run directory that cannot be used, a
-            loss or weight that is not finite. All but the last before any training.
+            loss or weight that is not finite, memory that ran out. All but these two before any training.
     """
     config = SearchConfig.build(config, delta, overrides)
-    fabric = fabric or make_fabric(config)
-    if fabric.world_size > 1:
-        raise ValueError(f"fabric has {fabric.world_size} processes, and a search runs in one for now: use devices=1")
-    inputs, target = first_batch(loader)
-    plan = analyze(model, samples(inputs, SAMPLES), tie_concat=config.tie_concat, resize_linear=config.resize_linear)
-    if not plan.free:
-        raise SearchError(f"there is nothing to resize: {plan.explain()}")
-    if plan.trace.pieces:
-        raise SearchError(
-            f"the model cannot be traced as a whole ({plan.trace.pieces.reason}), and a search needs its graph. Search "
-            f"one of its pieces ({', '.join(plan.trace.pieces.paths)}), or resize it with analyze() and plan.resize()"
-        )
-    if loss_fn is None:
-        check_targets(_output(plan), target)
-    run, history = _open(run_dir, model, plan, config, resume)
+    if resume and run_dir is None:
+        raise ValueError("resume=True needs run_dir, the directory of the run to go on with")
+    hooks = Hooks(loss_fn, optimizer_fn, scheduler_fn, train_epoch, init_fn)
+    together = Distributed(launch(fabric) if fabric else make_fabric(config))
+    loader = together.share(loader)
+    task = Task.of(model, loader, config, hooks, example_inputs)
+    plan = task.plan
 
-    states = {group.name: start(group, config) for group in plan.free}
-    for trial in history:
-        states = {name: resumed(record) for name, record in trial.groups.items()}
-    candidate = None
-    with (
-        reproducible(loader),
-        Progress(enabled=progress, trials=config.trials, epochs=config.epochs_per_trial) as display,
-    ):
+    with contextlib.ExitStack() as stack:
+        run, history, checkpoint = together.from_first(lambda: _open(run_dir, model, plan, config, resume, stack))
+        run = run if together.first else None
+        saver = None
+        if run_dir is not None:
+            saver = Saver(run, together, config.checkpoint_seconds, stack.enter_context(Signals()))
+        stack.enter_context(reproducible(loader, together.fabric.device))
+        display = stack.enter_context(
+            Progress(enabled=progress and together.first, trials=config.trials, epochs=config.epochs_per_trial)
+        )
+
+        def show(epoch: Epoch) -> None:
+            display.epoch(epoch.number, epoch.loss, epoch.accuracy)
+
+        states = {group.name: start(group, config) for group in plan.free}
+        for trial in history:
+            states = {name: resumed(record) for name, record in trial.groups.items()}
+        task.check_budget(sizes_of(states), config)
+        candidate = None
+
         for number in range(len(history) + 1, config.trials + 1):
             if all(state.stopped for state in states.values()):
                 break
             seed_everything(config.seed, number, loader)
             sizes = sizes_of(states)
             candidate = plan.resize(sizes, init="reset", init_fn=init_fn)
-            cost = per_sample(plan.cost(sizes))
+            cost = cost_per_sample(plan, sizes)
+            seed_everything(config.seed, number, loader, together.fabric.global_rank)
             display.trial(number, cost.params, sum(not state.stopped for state in states.values()))
 
-            epochs = run_trial(
-                candidate,
-                loader,
-                config,
-                fabric,
-                loss_fn or F.cross_entropy,
-                number,
-                lambda epoch: display.epoch(epoch.number, epoch.loss, epoch.accuracy),
-            )
-            verdicts = {group.name: judge(group, states[group.name], epochs, config) for group in plan.free}
+            training = TrialTraining(candidate, loader, config, together.fabric, hooks, number)
+            if checkpoint is not None and checkpoint.trial == number:
+                training.load(checkpoint.state, show)
+            epochs = training.run(show, saver.of(training, sizes) if saver else lambda ended: None)
+            verdicts = together.from_first(functools.partial(_verdicts, task, states, epochs, config))
             states = {name: state for name, (state, _) in verdicts.items()}
-            seconds = sum(epoch.seconds for epoch in epochs)
             records = {name: record for name, (_, record) in verdicts.items()}
+            seconds = sum(epoch.seconds for epoch in epochs)
             history.append(Trial(number, sizes, cost.params, cost.macs, epochs, records, seconds))
+            if saver is not None and config.weights == "trained":
+                saver.save(training, sizes)  # before the history says that there is nothing left to train
             if run is not None:
                 run.save_history(history)
 
         sizes = sizes_of(states)
         seed_everything(config.seed, 0, loader)
+        if config.weights == "trained" and candidate is None and checkpoint is not None:
+            candidate = plan.resize(checkpoint.sizes)
+            candidate.load_state_dict(checkpoint.state["model"])
         if config.weights == "trained" and candidate is not None:
-            trained = analyze(
-                candidate,
-                samples(inputs, SAMPLES),
-                tie_concat=config.tie_concat,
-                resize_linear=config.resize_linear,
-            )
-            found = trained.resize(sizes, init="inherit")
+            found = task.analyze(candidate).resize(sizes, init="inherit")
         else:
             found = plan.resize(sizes, init="reset", init_fn=init_fn)
-    cost = per_sample(plan.cost(sizes))
-    return SearchResult(found, sizes, plan, history, cost, recipe.identify(model))
+    return SearchResult(found, sizes, plan, history, cost_per_sample(plan, sizes), recipe.identify(model))
 
 
-def per_sample(cost: Cost) -> Cost:
-    """The cost of one of the :data:`SAMPLES` that a plan was traced with."""
-    return Cost(cost.params, cost.macs // SAMPLES)
-
-
-def _output(plan: ChannelPlan) -> Any:
-    """The value that the traced network returns, on the meta device."""
-    returned = plan.trace.graph_module.graph.output_node().args[0]
-    return map_aggregate(returned, lambda a: a.meta["val"] if isinstance(a, fx.Node) else a)
+def _verdicts(
+    task: Task, states: Mapping[str, GroupState], epochs: Sequence[Epoch], config: SearchConfig
+) -> dict[str, tuple[GroupState, GroupTrial]]:
+    """What becomes of each free group after a trial, and the record of it."""
+    verdicts = {group.name: judge(group, states[group.name], epochs, config) for group in task.plan.free}
+    return within_budget(task.plan, verdicts, config, lambda sizes: task.fits(sizes, config))
 
 
 def _open(
-    run_dir: str | os.PathLike[str] | None, model: nn.Module, plan: ChannelPlan, config: SearchConfig, resume: bool
-) -> tuple[RunDirectory | None, list[Trial]]:
+    run_dir: str | os.PathLike[str] | None,
+    model: nn.Module,
+    plan: ChannelPlan,
+    config: SearchConfig,
+    resume: bool,
+    stack: contextlib.ExitStack,
+) -> tuple[RunDirectory | None, list[Trial], Checkpoint | None]:
+    """The run directory, locked until ``stack`` ends; its finished trials, and the one under way."""
     if run_dir is None:
-        if resume:
-            raise ValueError("resume=True needs run_dir, the directory of the run to go on with")
-        return None, []
-    return RunDirectory.open(run_dir, recipe.identify(model), plan.groups, dataclasses.asdict(config), resume)
+        return None, [], None
+    run = RunDirectory(run_dir)
+    stack.enter_context(run.locked())
+    history = run.open(recipe.identify(model), plan.groups, dataclasses.asdict(config), resume)
+    checkpoint = read_checkpoint(run, lambda found: found.trial == len(history) + 1)
+    if checkpoint is None and config.weights == "trained" and history:
+        # the weights that the last trial trained are wanted: they are on disk, or it is run again
+        checkpoint = read_checkpoint(run, lambda found: found.trial == len(history))
+        ended = len(history) >= config.trials or all(group.action == "stop" for group in history[-1].groups.values())
+        if ended and (checkpoint is None or len(checkpoint.state["epochs"]) < config.epochs_per_trial):
+            history.pop()
+    return run, history, checkpoint

@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from conet_fx.search.batches import describe, reproducible, run_on, tensors
+from conet_fx.search.batches import describe, run_on, tensors
+from conet_fx.search.randomness import reproducible
 
 
 def recalibrate_bn(

@@ -176,7 +176,6 @@ def test_output_in_a_pipe_is_plain_text(tmp_path: Path) -> None:
         (["--data", "mnist"], "unknown data set"),
         (["--data", "cifar10", "--root", "nowhere"], "nowhere"),
         (["--delta", "-1"], "delta=-1.0: write a number > 0"),
-        (["--devices", "2"], "one device"),
         (["--final.epochs", "0"], "epochs=0"),
         (["--arch", "tests.tiny:NoSuchNet"], "NoSuchNet"),
     ],

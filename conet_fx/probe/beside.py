@@ -47,7 +47,7 @@ class Prober:
         weights = {path: weight.clone() for path, weight in probed_weights(model, linear=self._linear).items()}
         streams = {}
         for device in {weight.device for weight in weights.values() if weight.is_cuda}:
-            streams[device] = torch.cuda.Stream(device)
+            streams[device] = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
             streams[device].wait_stream(torch.cuda.current_stream(device))
         pending = Pending(self._worker.submit(_measure_on, weights, streams, self._tau), self._open)
         self._open.append(pending)

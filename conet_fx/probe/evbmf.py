@@ -177,7 +177,10 @@ def tau_bar(alpha: Tensor) -> Tensor:
     t = 2.5129 * alpha.sqrt()
     for _ in range(20):
         value = t.log1p() + alpha * (t / alpha).log1p() - t
-        t = t - value * (1 + t) * (alpha + t) / (alpha - t**2)
+        step = value * (1 + t) * (alpha + t) / (alpha - t**2)
+        t = t - step
+        if (step.abs() <= 1e-12 * t).all():  # the next step would be 1e-24
+            break
     return t
 
 

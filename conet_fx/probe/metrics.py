@@ -62,6 +62,9 @@ class NonFiniteError(SearchError):
         self.layers = tuple(layers)
         self.metrics = metrics
 
+    def __reduce__(self) -> tuple[type[NonFiniteError], tuple[Sequence[str], dict[str, LayerMetrics]]]:
+        return type(self), (self.layers, self.metrics)  # processes tell each other
+
 
 def probe(model: nn.Module, *, linear: bool = False, tau: Tau = "exact") -> dict[str, LayerMetrics]:
     """Measure every conv of a model; nothing in it changes, and no graph is recorded.
@@ -138,7 +141,7 @@ def _is_transposed(layer: _ConvNd | nn.Linear) -> bool:
 
 def _channels_first(weight: Tensor, transposed: bool, name: str) -> Tensor:
     """[Cout, Cin, kernel entries] of a weight of any kernel. Raises ValueError for what is no matrix of numbers."""
-    if isinstance(weight, nn.parameter.UninitializedTensorMixin):
+    if nn.parameter.is_lazy(weight):
         raise ValueError(f"{name} has no shape yet: run the model once")
     if weight.is_meta:
         raise ValueError(f"{name} is on the meta device and has no numbers: move the model with to_empty() and load it")

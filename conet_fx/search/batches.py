@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
-import random
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
 from conet_fx.errors import SearchError
+from conet_fx.search.randomness import reproducible
 
 Loss = Any  # callable(output, target) -> scalar tensor
 
@@ -120,37 +118,3 @@ def describe(value: Any) -> str:
     if isinstance(value, Mapping):
         return f"a dict with keys {list(value)[:5]}"
     return f"a {type(value).__name__}"
-
-
-def generators(loader: Any) -> list[torch.Generator]:
-    """The random generators that a loader and its samplers hold."""
-    sampler = getattr(loader, "sampler", None)
-    batch_sampler = getattr(loader, "batch_sampler", None)
-    holders = (loader, sampler, batch_sampler, getattr(batch_sampler, "sampler", None))
-    found = [getattr(holder, "generator", None) for holder in holders]
-    return list({id(g): g for g in found if isinstance(g, torch.Generator)}.values())
-
-
-@contextlib.contextmanager
-def reproducible(loader: Any) -> Iterator[None]:
-    """Put all random states back at the end: of torch, Python and numpy, and the loader's own generators."""
-    python, numpy = random.getstate(), np.random.get_state()
-    own = [(generator, generator.get_state()) for generator in generators(loader)]
-    try:
-        with torch.random.fork_rng():
-            yield
-    finally:
-        random.setstate(python)
-        np.random.set_state(numpy)
-        for generator, state in own:
-            generator.set_state(state)
-
-
-def seed_everything(seed: int, number: int, loader: Any) -> None:
-    """Seed all generators for trial ``number``, so that it does not depend on the trials before."""
-    word = int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
-    random.seed(word)
-    np.random.seed(word)
-    torch.manual_seed(word)
-    for generator in generators(loader):
-        generator.manual_seed(word)

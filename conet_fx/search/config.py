@@ -13,6 +13,7 @@ DEFAULT_DELTA = 0.0075
 
 Scheduler = Literal["adas", "none"]
 Accelerator = Literal["auto", "cpu", "cuda", "gpu", "mps"]
+Strategy = Literal["auto", "ddp", "ddp_find_unused_parameters_true"]
 Precision = Literal["64-true", "32-true", "16-true", "bf16-true", "16-mixed", "bf16-mixed"]
 Weights = Literal["fresh", "trained"]
 
@@ -42,9 +43,18 @@ class SearchConfig:
         seed: of weights and data order, in [0, 2**32).
         tie_concat: keep the parts of a concatenation in proportion where it meets one depth (authors' code).
         resize_linear: hidden linear layers may change size too (the paper keeps them).
-        accelerator: where to train, in the words of Lightning Fabric.
-        devices: how many of them: 1, a search runs on one device for now.
+        max_params, max_macs: groups grow only as far as the candidate has at most that many parameters, and
+            multiply-adds for one sample; >= 1, or None.
+        label_smoothing: of the cross entropy, in [0, 1).
+        clip_norm: largest norm of all gradients together, > 0, or None.
+        accumulate: batches for one step of the optimizer, >= 1; their mean loss counts.
+        channels_last: lay out images and weights with the channels last, which is faster on most devices.
+        compile: train what torch.compile makes of each candidate; a compilation a trial, worth it for long ones.
+        accelerator, devices, strategy, num_nodes: where to train, in the words of Lightning Fabric. Several devices
+            train on different batches and take the mean of their gradients (DDP).
         precision: of training, in the words of Lightning Fabric. The probe computes in float64 always.
+        checkpoint_seconds: least time between two states of the trial under way in the run directory, >= 0. Saving
+            never takes more than a hundredth of the time; 0 saves after every step.
         weights: of the model that is returned: "fresh" re-initialised (the paper trains it anew), or "trained" by
             the last trial.
 
@@ -71,29 +81,46 @@ class SearchConfig:
     seed: int = 0
     tie_concat: bool = False
     resize_linear: bool = False
+    max_params: int | None = None
+    max_macs: int | None = None
+    label_smoothing: float = 0.0
+    clip_norm: float | None = None
+    accumulate: int = 1
+    channels_last: bool = False
+    compile: bool = False
     accelerator: Accelerator = "auto"
     devices: int = 1
+    strategy: Strategy = "auto"
+    num_nodes: int = 1
     precision: Precision = "32-true"
+    checkpoint_seconds: float = 60.0
     weights: Weights = "fresh"
 
     def __post_init__(self) -> None:
         for name in ("delta", "mu", "lr"):
             self._real(name, lambda v: v > 0, "a number > 0")
-        for name in ("momentum", "beta", "gamma"):
+        for name in ("momentum", "beta", "gamma", "label_smoothing"):
             self._real(name, lambda v: 0 <= v < 1, "a number in [0, 1)")
         self._real("phi", lambda v: 0 < v < 1, "a number in (0, 1)")
-        self._real("weight_decay", lambda v: v >= 0, "a number >= 0")
-        for name in ("trials", "epochs_per_trial", "min_channels", "max_channels", "round_to"):
+        for name in ("weight_decay", "checkpoint_seconds"):
+            self._real(name, lambda v: v >= 0, "a number >= 0")
+        if self.clip_norm is not None:
+            self._real("clip_norm", lambda v: v > 0, "a number > 0, or None")
+        counts = ("trials", "epochs_per_trial", "min_channels", "max_channels", "round_to")
+        for name in (*counts, "accumulate", "devices", "num_nodes"):
             self._integer(name, lambda v: v >= 1, "an integer >= 1")
         if self.initial_channels is not None:
             self._integer("initial_channels", lambda v: v >= 1, "an integer >= 1, or None for the model's own")
-        self._integer("devices", lambda v: v == 1, "1, since a search runs on one device for now")
+        for name in ("max_params", "max_macs"):
+            if getattr(self, name) is not None:
+                self._integer(name, lambda v: v >= 1, "an integer >= 1, or None")
         self._integer("seed", lambda v: 0 <= v < 2**32, "an integer in [0, 2**32)")
-        for name in ("tie_concat", "resize_linear"):
+        for name in ("tie_concat", "resize_linear", "channels_last", "compile"):
             if not isinstance(getattr(self, name), bool):
                 raise TypeError(f"{name}={getattr(self, name)!r}: write True or False")
         self._choice("scheduler", get_args(Scheduler))
         self._choice("accelerator", get_args(Accelerator))
+        self._choice("strategy", get_args(Strategy))
         self._choice("precision", get_args(Precision))
         self._choice("weights", get_args(Weights))
         if self.min_channels > self.max_channels:

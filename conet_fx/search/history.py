@@ -6,13 +6,20 @@ The records hold numbers and names only; the report, the table and a resumed sea
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 from conet_fx.probe import LayerMetrics
 
 Action = Literal["expand", "shrink", "stop"]
+
+_SUM, _END = ', "sha256": "', '"}'
+
+
+def _checksum(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,6 +36,11 @@ class Epoch:
     learning_rates: Mapping[str, float]
     layers: Mapping[str, LayerMetrics]
     seconds: float
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any]) -> Epoch:
+        """What ``dataclasses.asdict`` made of an epoch."""
+        return cls(**{**record, "layers": {path: LayerMetrics(**layer) for path, layer in record["layers"].items()}})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,17 +74,19 @@ class Trial:
     seconds: float
 
     def to_json(self) -> str:
-        """One line of ``history.jsonl``."""
-        return json.dumps(dataclasses.asdict(self), allow_nan=False)
+        """One line of ``history.jsonl``; it ends in its own checksum."""
+        record = json.dumps(dataclasses.asdict(self), allow_nan=False)
+        return f"{record[:-1]}{_SUM}{_checksum(record)}{_END}"
 
     @classmethod
     def from_json(cls, line: str) -> Trial:
         """The record of one line. Raises ``ValueError``, ``KeyError`` or ``TypeError`` on anything else."""
-        record: dict[str, Any] = json.loads(line)
-        epochs = tuple(
-            Epoch(**{**epoch, "layers": {k: LayerMetrics(**v) for k, v in epoch["layers"].items()}})
-            for epoch in record["epochs"]
-        )
+        start, _, checksum = line.strip().rpartition(_SUM)
+        text = start + "}"
+        if checksum != _checksum(text) + _END:
+            raise ValueError("its checksum does not fit")
+        record: dict[str, Any] = json.loads(text)
+        epochs = tuple(Epoch.from_record(epoch) for epoch in record["epochs"])
         groups = {
             name: GroupTrial(**{**group, "ranks": tuple(group["ranks"])}) for name, group in record["groups"].items()
         }
@@ -93,5 +107,19 @@ class Evaluation:
 
 
 def read_history(lines: Iterable[str]) -> list[Trial]:
-    """All trials of ``history.jsonl``, in order."""
-    return [Trial.from_json(line) for line in lines if line.strip()]
+    """All trials of ``history.jsonl``, in order. Raises as :meth:`Trial.from_json`, naming the line."""
+    trials: list[Trial] = []
+    for number, line in enumerate((line for line in lines if line.strip()), start=1):
+        try:
+            trials.append(Trial.from_json(line))
+        except (ValueError, KeyError, TypeError) as error:
+            raise DamagedLineError(number, trials, error) from error
+    return trials
+
+
+class DamagedLineError(ValueError):
+    """A line of a history that cannot be trusted; ``trials`` are those of the lines before it."""
+
+    def __init__(self, number: int, trials: Sequence[Trial], cause: Exception) -> None:
+        super().__init__(f"line {number}: {type(cause).__name__}: {cause}")
+        self.trials = list(trials)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import dataclasses
+import math
+from collections.abc import Callable, Mapping, Sequence
 
-from conet_fx.plan import ChannelGroup
+from conet_fx.plan import ChannelGroup, ChannelPlan
 from conet_fx.probe import group_condition, group_rank, rank_slope
+from conet_fx.search.bounds import bounded
 from conet_fx.search.config import SearchConfig
 from conet_fx.search.decisions import GroupState, decide, reason
 from conet_fx.search.history import Epoch, GroupTrial
@@ -49,3 +52,24 @@ def resumed(record: GroupTrial) -> GroupState:
 def sizes_of(states: Mapping[str, GroupState]) -> dict[str, int]:
     """The size of each group."""
     return {name: state.size for name, state in states.items()}
+
+
+def within_budget(
+    plan: ChannelPlan,
+    verdicts: Mapping[str, tuple[GroupState, GroupTrial]],
+    config: SearchConfig,
+    fits: Callable[[Mapping[str, int]], bool],
+) -> dict[str, tuple[GroupState, GroupTrial]]:
+    """The verdicts of a trial, with growth cut so that the next candidate ``fits``; their reasons say so."""
+    multiples = {group.name: math.lcm(config.round_to, group.quantum) for group in plan.free}
+    before = {name: record.size for name, (_, record) in verdicts.items()}
+    after = {name: state.size for name, (state, _) in verdicts.items()}
+    sizes = bounded(before, after, multiples, fits)
+    held = {}
+    for name, (state, record) in verdicts.items():
+        if sizes[name] != state.size:
+            reason = f"{record.reason}; held at {sizes[name]} by the budget, not {state.size}"
+            state = dataclasses.replace(state, size=sizes[name])
+            record = dataclasses.replace(record, next_size=sizes[name], reason=reason)
+        held[name] = (state, record)
+    return held

@@ -1,28 +1,38 @@
 """The run directory: what a search has done so far, on disk, never half-written.
 
 ``run.json`` names the model (class, tensor names, group sizes) and the settings; ``plan.json`` lists its channel
-groups; ``history.jsonl`` has a line for each finished trial; the networks, evaluations and the report lie beside them.
-A trial is the unit of a resume.
+groups; ``history.jsonl`` has a line with a checksum for each finished trial; ``checkpoints/`` holds the trial under
+way; the networks, evaluations and the report lie beside them. One process at a time: ``lock``, and ``owner.json`` says
+which.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
+import platform
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+from filelock import FileLock, Timeout
+
 from conet_fx.errors import SearchError
 from conet_fx.plan import ChannelGroup
-from conet_fx.search.history import Evaluation, Trial, read_history
+from conet_fx.search.history import DamagedLineError, Evaluation, Trial, read_history
 
 T = TypeVar("T")
-FORMAT = 1
+FORMAT = 2
 RUN, PLAN, HISTORY, EVALUATIONS = "run.json", "plan.json", "history.jsonl", "evaluations.json"
 CONFIG, REPORT, FOUND = "config.yaml", "report.html", "found"  # written by the command line
+LOCK, OWNER = "lock", "owner.json"
+# what may be another one when a run goes on: it does not change what the trials so far did
+FREE = frozenset({"trials", "max_params", "max_macs", "checkpoint_seconds"})
 
 
 class RunDirectory:
@@ -31,50 +41,92 @@ class RunDirectory:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
 
-    @classmethod
     def open(
-        cls,
-        path: str | os.PathLike[str],
-        model: Mapping[str, Any],
-        groups: Sequence[ChannelGroup],
-        config: Mapping[str, Any],
-        resume: bool,
-    ) -> tuple[RunDirectory, list[Trial]]:
-        """A new directory, or with ``resume`` one that holds a search of the same model with the same settings.
+        self, model: Mapping[str, Any], groups: Sequence[ChannelGroup], config: Mapping[str, Any], resume: bool
+    ) -> list[Trial]:
+        """Begin in a new directory, or with ``resume`` go on in one of the same model and settings; the trials so far.
+
+        Lines of the history that are damaged are set aside with a warning, and the trials before them count.
 
         Raises :class:`SearchError`, having changed nothing: the directory cannot be written, holds a run already,
-        holds one of another model or with other settings (``trials`` may differ), or cannot be read.
+        holds one of another model or with other settings (those in ``FREE`` may differ), or cannot be read.
         """
-        run = cls(path)
         model = {**model, "sizes": {group.name: group.size for group in groups}}
         header: dict[str, Any] = {"format": FORMAT, "model": model, "config": dict(config)}
-        if not (run.path / RUN).exists():
-            taken = [name for name in (PLAN, HISTORY, EVALUATIONS, REPORT, FOUND) if (run.path / name).exists()]
-            if taken:
-                raise SearchError(f"{run.path} has a {taken[0]} but no {RUN}: choose another run directory")
-            run.write(PLAN, json.dumps([dataclasses.asdict(group) for group in groups], indent=1) + "\n")
-            run.write(RUN, json.dumps(header, indent=1) + "\n")
-            return run, []
-        known = run.header()
+        if not (self.path / RUN).exists():
+            self._refuse_others()
+            self.write(RUN, json.dumps(header, indent=1) + "\n")
+            self._write_plan(groups)
+            return []
+        known = self.header()
         for key in header["model"]:
             if known["model"].get(key) != header["model"][key]:
                 raise SearchError(
-                    f"{run.path} holds a run of another model ({known['model'].get('class')}; its {key} differ): "
+                    f"{self.path} holds a run of another model ({known['model'].get('class')}; its {key} differ): "
                     "choose another run directory"
                 )
         if not resume:
             raise SearchError(
-                f"{run.path} holds a run of this model already: pass resume=True (--resume) to go on with it, or "
+                f"{self.path} holds a run of this model already: pass resume=True (--resume) to go on with it, or "
                 "choose another run directory"
             )
         for name, value in header["config"].items():
-            if name != "trials" and known["config"].get(name) != value:
+            if name not in FREE and known["config"].get(name) != value:
                 raise SearchError(
-                    f"{run.path} was begun with {name}={known['config'].get(name)!r}, not {value!r}: resume with the "
+                    f"{self.path} was begun with {name}={known['config'].get(name)!r}, not {value!r}: resume with the "
                     "same settings, or choose another run directory"
                 )
-        run.write(RUN, json.dumps(header, indent=1) + "\n")
-        return run, run.history()
+        trials = self.history(recover=True)
+        if not (self.path / PLAN).exists():  # it was killed between the two
+            self._write_plan(groups)
+        self.write(RUN, json.dumps(header, indent=1) + "\n")
+        return trials
+
+    def _write_plan(self, groups: Sequence[ChannelGroup]) -> None:
+        self.write(PLAN, json.dumps([dataclasses.asdict(group) for group in groups], indent=1) + "\n")
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other processes out for a while. Raises :class:`SearchError` where one is in; a process may nest."""
+        self._refuse_others()
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(self.path / LOCK, is_singleton=True)
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise SearchError(
+                f"{self.path} is in use by {self._owner()}: wait for it to end, or choose another run directory"
+            ) from None
+        except OSError as error:
+            raise self._unwritable(error) from error
+        try:
+            if lock.lock_counter == 1:
+                self._tidy()
+                owner = {"process": os.getpid(), "host": platform.node(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
+                self.write(OWNER, json.dumps(owner) + "\n")
+            yield
+        finally:
+            if lock.lock_counter == 1:
+                (self.path / OWNER).unlink(missing_ok=True)
+            lock.release()
+
+    def _refuse_others(self) -> None:
+        """Raise SearchError for a directory with files that are named as ours, and are not ours."""
+        taken = [name for name in (PLAN, HISTORY, EVALUATIONS, REPORT, FOUND) if (self.path / name).exists()]
+        if taken and not (self.path / RUN).exists():
+            raise SearchError(f"{self.path} has a {taken[0]} but no {RUN}: choose another run directory")
+
+    def _owner(self) -> str:
+        try:
+            owner = json.loads((self.path / OWNER).read_text())
+            return f"process {owner['process']} on {owner['host']} since {owner['since']}"
+        except (OSError, ValueError, KeyError, TypeError):
+            return "another process"
+
+    def _tidy(self) -> None:
+        """Remove what writes that were killed have left."""
+        for left in [*self.path.glob(".*.partial"), *self.path.glob("*/.*.partial")]:
+            left.unlink(missing_ok=True)
 
     def header(self) -> dict[str, Any]:
         """What ``run.json`` says. Raises :class:`SearchError` where it is missing or damaged."""
@@ -98,9 +150,28 @@ class RunDirectory:
 
         return self._read(PLAN, lambda text: [group(item) for item in json.loads(text)])
 
-    def history(self) -> list[Trial]:
-        """The finished trials. Raises :class:`SearchError` for a damaged file."""
-        return self._read(HISTORY, lambda text: read_history(text.splitlines()))
+    def history(self, *, recover: bool = False) -> list[Trial]:
+        """The finished trials up to a line that is damaged, about which it warns; ``recover`` sets the file aside too.
+
+        Raises :class:`SearchError` where the file cannot be read at all.
+        """
+        try:
+            return self._read(HISTORY, lambda text: read_history(text.splitlines()))
+        except SearchError as error:
+            if not isinstance(error.__cause__, DamagedLineError):
+                raise
+            trials, path = error.__cause__.trials, self.path / HISTORY
+            kept = ""
+            if recover:
+                aside = path.with_name(f"{HISTORY}.damaged-{time.time_ns()}")
+                os.replace(path, aside)
+                self.save_history(trials)
+                kept = f"; the damaged file is kept as {aside.name}"
+            warnings.warn(
+                f"{path} is damaged ({error.__cause__}): going on after trial {len(trials)}, the last good one{kept}",
+                stacklevel=2,
+            )
+            return trials
 
     def evaluations(self) -> list[Evaluation]:
         """The networks trained to the end."""
@@ -118,25 +189,30 @@ class RunDirectory:
     def save_evaluations(self, evaluations: Sequence[Evaluation]) -> None:
         self.write(EVALUATIONS, json.dumps([dataclasses.asdict(e) for e in evaluations], indent=1) + "\n")
 
-    def write(self, name: str, text: str) -> None:
+    def write(self, name: str, content: str | bytes) -> None:
         """Replace a file as a whole: temporary name, fsync, rename. Raises :class:`SearchError` where that fails."""
+        path = self.path / name
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            handle, temporary = tempfile.mkstemp(dir=self.path, prefix=f".{name}.")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".partial")
             try:
-                with os.fdopen(handle, "w", encoding="utf-8") as file:
-                    file.write(text)
+                with os.fdopen(handle, "wb") as file:
+                    file.write(content.encode() if isinstance(content, str) else content)
                     file.flush()
                     os.fsync(file.fileno())
                 os.chmod(temporary, 0o644)
-                os.replace(temporary, self.path / name)
+                os.replace(temporary, path)
             except BaseException:
                 os.unlink(temporary)
                 raise
         except OSError as error:
-            raise SearchError(
-                f"the run directory {self.path} cannot be written ({error.strerror or error}): choose one that can"
-            ) from error
+            raise self._unwritable(error) from error
+
+    def _unwritable(self, error: OSError) -> SearchError:
+        why = error.strerror or error
+        return SearchError(
+            f"the run directory {self.path} cannot be written ({why}): choose one that can, or make room"
+        )
 
     def _read(self, name: str, parse: Callable[[str], list[T]]) -> list[T]:
         path = self.path / name

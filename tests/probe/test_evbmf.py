@@ -221,6 +221,25 @@ class TestInvariance:
         assert after.rank.tolist() == before.rank.tolist()
         torch.testing.assert_close(after.values, before.values)
 
+    @QUICK
+    @given(
+        rows=st.integers(1, 40),
+        columns=st.integers(1, 40),
+        rank=st.integers(0, 6),
+        exponent=st.floats(-20, 20),
+        seed=st.integers(0, 10**6),
+    )
+    def test_scale_transposing_permuting_and_rotating(
+        self, rows: int, columns: int, rank: int, exponent: float, seed: int
+    ) -> None:
+        matrix = planted(rows, columns, min(rank, rows, columns), 1.5, seed)
+        before = evbmf(matrix)
+        permutation = torch.randperm(rows, generator=torch.Generator().manual_seed(seed))
+        rotation = torch.linalg.qr(noise(columns, columns, seed=seed + 9)).Q
+        after = evbmf((matrix[permutation] @ rotation).mT * 10**exponent)
+        assert after.rank.tolist() == before.rank.tolist()
+        torch.testing.assert_close(after.values / 10**exponent, before.values, rtol=1e-7, atol=1e-9)
+
     def test_batch_equals_one_by_one(self) -> None:
         batch = evbmf(self.matrices)
         for index, matrix in enumerate(self.matrices):

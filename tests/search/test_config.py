@@ -45,7 +45,6 @@ def test_defaults_are_those_of_the_paper() -> None:
         ("seed", -1, "in"),
         ("seed", 2**32, "in"),
         ("accelerator", "abacus", "'cpu'"),
-        ("devices", 2, "one device"),
         ("precision", "8", "'32-true'"),
         ("weights", "stale", "'fresh', 'trained'"),
     ],

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import conet_fx
+from conet_fx.search.history import read_history
 from tests.tiny import QUICK, TinyNet, tiny_loader
 
 
@@ -75,12 +76,21 @@ def test_refuses_a_damaged_header(run: Path, text: str) -> None:
     assert contents(run) == before
 
 
-def test_refuses_a_damaged_history(run: Path) -> None:
-    (run / "history.jsonl").write_text((run / "history.jsonl").read_text()[:-40])
-    before = (run / "history.jsonl").read_bytes()
-    with pytest.raises(conet_fx.SearchError, match=r"history\.jsonl is damaged"):
-        search(run, resume=True)
-    assert (run / "history.jsonl").read_bytes() == before
+@pytest.mark.parametrize("damage", [lambda line: line[:-40], lambda line: line.replace('"size": ', '"size": 1')])
+def test_goes_on_after_the_last_good_line_of_a_damaged_history(run: Path, damage: Callable[[str], str]) -> None:
+    search(run, trials=3, resume=True)
+    history = run / "history.jsonl"
+    whole = history.read_text()
+    first, second, third = whole.splitlines()
+    history.write_text("\n".join([first, damage(second), third]))
+    with pytest.warns(
+        UserWarning, match=r"history\.jsonl is damaged .line 2: .*: going on after trial 1, .* is kept as"
+    ):
+        resumed = search(run, trials=3, resume=True)
+    undisturbed = read_history(whole.splitlines())
+    assert [trial.groups for trial in resumed.history] == [trial.groups for trial in undisturbed]
+    [aside] = run.glob("history.jsonl.damaged-*")
+    assert damage(second) in aside.read_text()
 
 
 def test_refuses_a_directory_with_a_report_but_no_run(tmp_path: Path) -> None:

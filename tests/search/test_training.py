@@ -15,9 +15,12 @@ from torch import fx
 from conet_fx import SearchConfig, analyze
 from conet_fx.probe import NonFiniteError, probe
 from conet_fx.search.adas import AdaS
-from conet_fx.search.batches import seed_everything
+from conet_fx.search.distributed import make_fabric
 from conet_fx.search.history import Epoch
-from conet_fx.search.training import make_fabric, run_trial, train_epoch
+from conet_fx.search.hooks import Hooks
+from conet_fx.search.randomness import seed_everything
+from conet_fx.search.training import train_epoch
+from conet_fx.search.trial import TrialTraining
 from tests.tiny import TinyNet, tiny_loader
 
 
@@ -55,7 +58,8 @@ def test_the_probe_beside_changes_nothing(scheduler: str) -> None:
     seed_everything(0, 1, loader)
     network = candidate()
     shown: list[Epoch] = []
-    epochs = run_trial(network, loader, settings, make_fabric(settings), F.cross_entropy, 1, shown.append)
+    trial = TrialTraining(network, loader, settings, make_fabric(settings), Hooks(), 1)
+    epochs = trial.run(shown.append, lambda ended: None)
     assert list(epochs) == shown
     assert [dataclasses.replace(epoch, seconds=0.0) for epoch in epochs] == expected
     assert all(epoch.seconds > 0 for epoch in epochs)
@@ -84,8 +88,9 @@ class Diverging:
 def test_weights_that_diverged_are_named_before_the_loss_that_follows(scheduler: str) -> None:
     network = candidate()
     settings = config(scheduler)
+    trial = TrialTraining(network, Diverging(network), settings, make_fabric(settings), Hooks(), 1)
     with pytest.raises(NonFiniteError, match="'b'"):
-        run_trial(network, Diverging(network), settings, make_fabric(settings), F.cross_entropy, 1, lambda epoch: None)
+        trial.run(lambda epoch: None, lambda ended: None)
 
 
 def test_it_begins_once_the_loader_has_begun() -> None:
@@ -106,7 +111,7 @@ def test_it_begins_once_the_loader_has_begun() -> None:
         make_fabric(settings),
         F.cross_entropy,
         "",
-        lambda: order.append("begun"),
+        on_start=lambda: order.append("begun"),
     )
     assert order == ["loader", "begun"]
     assert loss[0] > 0

@@ -1,0 +1,110 @@
+"""What several processes do together: one decides, all know; their random states are kept side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import torch
+from lightning_fabric import Fabric
+from lightning_fabric.strategies.deepspeed import DeepSpeedStrategy
+from lightning_fabric.strategies.fsdp import FSDPStrategy
+from lightning_fabric.strategies.model_parallel import ModelParallelStrategy
+from torch.utils.data import DataLoader
+
+from conet_fx.errors import ConetError
+from conet_fx.search.config import SearchConfig
+from conet_fx.search.randomness import RandomState
+
+T = TypeVar("T")
+
+
+class Distributed:
+    """A Fabric, and what a search needs of it beyond training. With one process all of it costs nothing."""
+
+    def __init__(self, fabric: Fabric) -> None:
+        self.fabric = fabric
+
+    @property
+    def first(self) -> bool:
+        """Whether this process is the one that probes, writes and shows."""
+        return bool(self.fabric.is_global_zero)
+
+    def from_first(self, compute: Callable[[], T]) -> T:
+        """What ``compute`` gives in the first process, in all of them; an error of it is raised in all of them."""
+        if self.fabric.world_size == 1:
+            return compute()
+        outcome: tuple[T | None, Exception | None] = (None, None)
+        if self.first:
+            try:
+                outcome = (compute(), None)
+            except (ConetError, ValueError, TypeError, OSError) as error:
+                outcome = (None, error)
+        found, raised = self.fabric.broadcast(outcome, src=0)
+        if raised is not None:
+            raise raised
+        return found  # type: ignore[return-value]
+
+    def any(self, wish: bool) -> bool:
+        """Whether any process wishes it."""
+        if self.fabric.world_size == 1:
+            return wish
+        return bool(self.fabric.strategy.reduce_boolean_decision(wish, all=False))
+
+    def random_states(self, loader: Any) -> list[RandomState]:
+        """The random states of all processes, in the order of their ranks."""
+        own = RandomState.capture(loader, self.fabric.device)
+        if self.fabric.world_size == 1:
+            return [own]
+        gathered: dict[str, Any] = {name: self.fabric.all_gather(state) for name, state in own.states.items()}
+        return [
+            RandomState({name: states[rank].cpu() for name, states in gathered.items()})
+            for rank in range(self.fabric.world_size)
+        ]
+
+    def restore(self, states: Sequence[RandomState], loader: Any) -> None:
+        """Put the generators of this process into its states."""
+        states[self.fabric.global_rank].restore(loader, self.fabric.device)
+
+    def share(self, loader: Any) -> Any:
+        """A loader of this process's part of the samples; what is no DataLoader shares them out itself."""
+        if self.fabric.world_size == 1 or not isinstance(loader, DataLoader):
+            return loader
+        wrapped: Any = self.fabric.setup_dataloaders(loader, move_to_device=False)
+        return wrapped._dataloader  # the wrapper would count epochs itself, and forget them when a run goes on
+
+    @staticmethod
+    def set_epoch(loader: Any, epoch: int) -> None:
+        """Let a distributed sampler shuffle anew."""
+        for sampler in (getattr(loader, "sampler", None), getattr(loader, "batch_sampler", None)):
+            for holder in (sampler, getattr(sampler, "sampler", None)):
+                if callable(set_epoch := getattr(holder, "set_epoch", None)):
+                    set_epoch(epoch)
+
+
+def make_fabric(config: SearchConfig) -> Fabric:
+    """Where to train, as the configuration says; the other processes, if any, are started."""
+    return launch(
+        Fabric(
+            accelerator=config.accelerator,
+            devices=config.devices,
+            strategy=config.strategy,
+            num_nodes=config.num_nodes,
+            precision=config.precision,
+        )
+    )
+
+
+def launch(fabric: Fabric) -> Fabric:
+    """Start the other processes, if there are any and they do not run yet.
+
+    Raises ValueError for a strategy that spreads one weight over several processes: no process could measure it.
+    """
+    if isinstance(fabric.strategy, (FSDPStrategy, ModelParallelStrategy, DeepSpeedStrategy)):
+        raise ValueError(
+            f"{type(fabric.strategy).__name__} spreads each weight over several processes, and the probe needs it "
+            "whole: use strategy='ddp'"
+        )
+    if fabric.world_size > 1 and not torch.distributed.is_initialized():
+        fabric.launch()
+    return fabric

@@ -1,0 +1,90 @@
+"""What is searched: a model as a plan, checked against its data before any training."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import fx, nn
+from torch.fx.node import map_aggregate
+
+from conet_fx.errors import SearchError
+from conet_fx.plan import ChannelPlan, Cost, analyze
+from conet_fx.search.batches import check_targets, first_batch, samples
+from conet_fx.search.config import SearchConfig
+from conet_fx.search.hooks import Hooks
+
+SAMPLES = 2  # traced together: batch norm in train mode needs more than one
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """The plan of the model, the inputs that it was traced on, and the two settings of the analysis."""
+
+    plan: ChannelPlan
+    example_inputs: Any
+    options: Mapping[str, bool]
+
+    @classmethod
+    def of(
+        cls, model: nn.Module, loader: Iterable[Any], config: SearchConfig, hooks: Hooks, example_inputs: Any = None
+    ) -> Task:
+        """Trace ``model`` on the first batch of ``loader``, or on ``example_inputs``.
+
+        Raises SearchError where a search cannot begin, TypeError or ValueError for arguments that do not fit together.
+        """
+        target = None
+        if hooks.train_epoch is None or example_inputs is None:
+            inputs, target = first_batch(loader)
+            example_inputs = samples(inputs, SAMPLES) if example_inputs is None else example_inputs
+        options = {"tie_concat": config.tie_concat, "resize_linear": config.resize_linear}
+        plan = analyze(model, example_inputs, **options)
+        if not plan.free:
+            raise SearchError(f"there is nothing to resize: {plan.explain()}")
+        if plan.trace.pieces:
+            pieces = plan.trace.pieces
+            raise SearchError(
+                f"the model cannot be traced as a whole ({pieces.reason}), and a search needs its graph. Search one of "
+                f"its pieces ({', '.join(pieces.paths)}), or resize it with analyze() and plan.resize()"
+            )
+        if hooks.loss_fn is None and hooks.train_epoch is None:
+            check_targets(_output(plan), target)
+        return cls(plan, example_inputs, options)
+
+    def analyze(self, candidate: nn.Module) -> ChannelPlan:
+        """The plan of a candidate."""
+        return analyze(candidate, self.example_inputs, **self.options)
+
+    def fits(self, sizes: Mapping[str, int], config: SearchConfig) -> bool:
+        """Whether a candidate of these sizes is within ``max_params`` and ``max_macs``."""
+        if config.max_params is None and config.max_macs is None:
+            return True
+        cost = cost_per_sample(self.plan, sizes)
+        return (config.max_params is None or cost.params <= config.max_params) and (
+            config.max_macs is None or cost.macs <= config.max_macs
+        )
+
+    def check_budget(self, sizes: Mapping[str, int], config: SearchConfig) -> None:
+        """Raise SearchError where the first candidate is above the budget already."""
+        if not self.fits(sizes, config):
+            cost = cost_per_sample(self.plan, sizes)
+            raise SearchError(
+                f"the first candidate has {cost.params:,} parameters and {cost.macs:,} multiply-adds, above "
+                f"max_params={config.max_params} or max_macs={config.max_macs}: begin with smaller initial_channels"
+            )
+
+
+def cost_per_sample(plan: ChannelPlan, sizes: Mapping[str, int]) -> Cost:
+    """Parameters, and multiply-adds for one sample: the plan's inputs hold as many as their first dim says."""
+    cost = plan.cost(sizes)
+    inputs = (node.meta["val"] for node in plan.trace.graph_module.graph.nodes if node.op == "placeholder")
+    batch = next((value.shape[0] for value in inputs if isinstance(value, torch.Tensor) and value.ndim), 1)
+    return Cost(cost.params, cost.macs // max(int(batch), 1))
+
+
+def _output(plan: ChannelPlan) -> Any:
+    """The value that the traced network returns, on the meta device."""
+    returned = plan.trace.graph_module.graph.output_node().args[0]
+    return map_aggregate(returned, lambda a: a.meta["val"] if isinstance(a, fx.Node) else a)
