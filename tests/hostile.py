@@ -104,6 +104,12 @@ SCALARS = st.one_of(
     st.text(max_size=8),
     TEXTS,
 )
+# In place of a value of this type, so that what only reads types lets it pass.
+ALIKE: dict[type, st.SearchStrategy[Any]] = {
+    str: TEXTS | st.text(max_size=8),
+    int: st.integers(-3, 9) | st.sampled_from([HUGE, -HUGE, 2**62, 10**9]),
+    bool: st.booleans(),
+}
 TAGS = st.sampled_from(["node", "tuple", "dict", "slice", "float", "device", "torch", "ellipsis", "same_as", "cls"])
 JSON = st.recursive(
     SCALARS,
@@ -144,13 +150,16 @@ def edit(draw: st.DrawFn, document: Any) -> None:
     paths = [path for path in paths if path[0] == part] or paths
     path = draw(st.sampled_from(paths))
     here, last = at(document, path[:-1]), path[-1]
-    match draw(st.sampled_from(["set", "set", "set", "delete", "copy", "swap", "rename", "many", "raw"])):
+    ways = ["same type"] * 8 + ["set"] * 3 + ["delete", "copy", "copy", "swap", "swap", "rename", "many", "raw"]
+    match draw(st.sampled_from(ways)):
         case "delete":
             del here[last]
         case "copy":
             here[last] = copy.deepcopy(at(document, draw(st.sampled_from(paths))))
         case "swap" if isinstance(here, list) and len(here) > 1:
             here[last], here[0] = here[0], here[last]
+        case "same type" if type(here[last]) in ALIKE:
+            here[last] = draw(ALIKE[type(here[last])])
         case "rename" if isinstance(here, dict):
             here[draw(TEXTS | TAGS)] = here.pop(last)
         case "many" if isinstance(here, list):

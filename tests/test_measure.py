@@ -16,6 +16,7 @@ from torch import Tensor, nn
 import conet_fx
 from conet_fx.measure import NOT_TRACKED
 from conet_fx.recipe.build import named_tensors
+from tests.tiny import Branching
 
 
 class Net(nn.Module):
@@ -154,16 +155,7 @@ def test_nothing_changes() -> None:
 
 
 def test_models_traced_in_pieces_and_copies() -> None:
-    class Branch(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.net = Net()
-
-        def forward(self, x: Tensor) -> Tensor:
-            x = self.net(x)
-            return x if x.sum() > 0 else -x
-
-    plan = conet_fx.analyze(Branch(), IMAGE)
+    plan = conet_fx.analyze(Branching(Net()), IMAGE)
     resized = plan.resize({"net.conv": 3})
     assert conet_fx.measure(resized, IMAGE, (1,), repeats=1).macs == 2928
     assert (

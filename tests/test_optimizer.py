@@ -14,6 +14,7 @@ from torch.optim import SGD, Adafactor, Adagrad, Adam, AdamW, NAdam, Optimizer, 
 
 import conet_fx
 from conet_fx.errors import ResizeError
+from tests.tiny import Branching
 
 IMAGES = torch.randn(6, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 LABELS = torch.arange(6) % 4
@@ -192,21 +193,9 @@ def test_schedulers_and_state_dicts_work_with_the_new_one() -> None:
     other.load_state_dict(after.state_dict())
 
 
-class Wrapped(nn.Module):
-    """Control flow that depends on data: traced in pieces."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.net = Net()
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.net(x)
-        return x if x.sum() > 0 else -x
-
-
 def test_models_traced_in_pieces() -> None:
     torch.manual_seed(0)
-    model = Wrapped()
+    model = Branching(Net())
     optimizer = Adam(model.parameters(), 1e-3)
     train(model, optimizer, 2)
     plan = conet_fx.analyze(model, IMAGES)
