@@ -2,11 +2,15 @@
 
 from conet_fx import probe, search
 from conet_fx.errors import ConetError, ConstraintError, RecipeError, ResizeError, SearchError, TraceError
+from conet_fx.measure import Comparison, Latency, Measurement, compare, measure
 from conet_fx.optimize import optimize
+from conet_fx.optimizer import resize_optimizer
 from conet_fx.passes.info import ChannelInfo
 from conet_fx.plan import ChannelGroup, ChannelPlan, Cost, analyze
-from conet_fx.recipe import apply, load, save
+from conet_fx.recalibrate import recalibrate_bn
+from conet_fx.recipe import apply, load
 from conet_fx.registration import Registration, register_module, register_op
+from conet_fx.saving import save
 from conet_fx.search.config import SearchConfig
 from conet_fx.search.history import Trial
 from conet_fx.search.result import SearchResult
@@ -18,9 +22,12 @@ __all__ = [
     "ChannelGroup",
     "ChannelInfo",
     "ChannelPlan",
+    "Comparison",
     "ConetError",
     "ConstraintError",
     "Cost",
+    "Latency",
+    "Measurement",
     "RecipeError",
     "Registration",
     "ResizeError",
@@ -31,11 +38,15 @@ __all__ = [
     "Trial",
     "analyze",
     "apply",
+    "compare",
     "load",
+    "measure",
     "optimize",
     "probe",
+    "recalibrate_bn",
     "register_module",
     "register_op",
+    "resize_optimizer",
     "save",
     "search",
     "static_scale",

@@ -1,10 +1,11 @@
-"""The command line: conet-fx search, evaluate, report, graph.
+"""The command line: conet-fx search, evaluate, report, graph, resize.
 
 conet-fx search --arch resnet18_cifar --data digits
 conet-fx search --arch torchvision:mobilenet_v2 --data cifar10 --root data --delta 0.01 --trials 25
 conet-fx evaluate runs/resnet18_cifar-digits --epochs 250 --seeds [0,1,2]
 conet-fx report runs/resnet18_cifar-digits
 conet-fx graph torchvision:densenet121 --shape 3 224 224 -o densenet.svg
+conet-fx resize runs/mine/found --sizes layer1.0.conv1=24 --round_to 8 -o smaller
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from jsonargparse import (  # type: ignore[attr-defined]
 )
 from jsonargparse.typing import NonNegativeInt, PositiveInt
 from rich.console import Console
+from torch import nn
 
 from conet_fx import data, models, recipe
 from conet_fx.data import DataSet
@@ -42,8 +44,10 @@ from conet_fx.draw import check_suffix
 from conet_fx.errors import ConetError, SearchError
 from conet_fx.evaluate import RIVALS, EvaluationConfig, evaluate_rivals
 from conet_fx.optimize import optimize
-from conet_fx.plan import analyze
+from conet_fx.plan import ChannelPlan, analyze
+from conet_fx.recipe.files import RECIPE
 from conet_fx.report import Observer, TensorBoard, collect, comparison, page, tables, verdict
+from conet_fx.saving import save
 from conet_fx.search import SearchConfig
 from conet_fx.search.batches import first_batch, samples
 from conet_fx.search.distributed import Distributed, make_fabric
@@ -104,7 +108,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command. Returns the exit status, as :data:`EXIT_CODES` has it."""
     sys.path.insert(0, os.getcwd())  # mymodel:factory is looked up where the user stands
     words = list(sys.argv[1:] if argv is None else argv)
-    commands = {"search": _search, "evaluate": _evaluate, "report": _report, "graph": _graph}
+    commands = {"search": _search, "evaluate": _evaluate, "report": _report, "graph": _graph, "resize": _resize}
     try:
         with _terminable():
             arguments = _parser(words).parse_args(words)
@@ -347,20 +351,68 @@ def _graph(arguments: Namespace) -> None:
     """Say which channel groups a network has, or draw its labelled graph."""
     if arguments.output is not None:
         check_suffix(Path(arguments.output))
-    channels, *_ = arguments.shape
-    model = models.build(arguments.model, arguments.classes, channels).eval()
-    plan = analyze(
-        model,
-        torch.zeros(1, *arguments.shape),
-        tie_concat=arguments.tie_concat,
-        resize_linear=arguments.resize_linear,
-        strict=arguments.strict,
-    )
+    plan = _plan(models.build(arguments.model, arguments.classes, arguments.shape[0]), arguments)
     if arguments.output is None:
         print(plan.explain())
     else:
         plan.draw(arguments.output)
         print(arguments.output)
+
+
+def _resize(arguments: Namespace) -> None:
+    """Give a network other sizes, and save it."""
+    saved = Path(arguments.model) / RECIPE
+    known = recipe.read(arguments.model) if saved.exists() else None  # whose model it is stays with it
+    if known is not None:
+        model: nn.Module = recipe.load(arguments.model)
+    elif Path(arguments.model).is_dir():
+        raise FileNotFoundError(f"there is no network in {arguments.model}: {saved} is missing")
+    else:
+        model = models.build(arguments.model, arguments.classes, arguments.shape[0])
+    plan = _plan(model, arguments)
+    sizes = _sizes(arguments.sizes)
+    if arguments.round_to > 1:
+        sizes = plan.rounded(sizes, arguments.round_to)
+    resized = plan.resize(sizes, init=arguments.init)
+    identity = None if known is None else {key: known.model[key] for key in ("class", "keys") if key in known.model}
+    save(resized, plan, arguments.output, model_id=identity)
+    before, after = plan.cost(), plan.cost(sizes)
+    print(
+        f"{arguments.output}: {before.params:,} parameters -> {after.params:,}, "
+        f"{before.macs:,} multiply-adds -> {after.macs:,}"
+    )
+
+
+def _plan(model: nn.Module, arguments: Namespace) -> ChannelPlan:
+    return analyze(
+        model.eval(),
+        torch.zeros(1, *arguments.shape),
+        tie_concat=arguments.tie_concat,
+        resize_linear=arguments.resize_linear,
+        strict=arguments.strict,
+    )
+
+
+def _sizes(words: Sequence[str]) -> dict[str, int]:
+    """Channels by group, from words such as ``layer1.0.conv1=24`` and from files that hold {group: channels}."""
+    sizes: dict[str, int] = {}
+    for word in words:
+        name, separator, number = word.rpartition("=")
+        if separator:
+            entries: Any = {name: int(number) if number.isdecimal() else number}
+        else:
+            try:
+                entries = yaml.safe_load(Path(word).read_text())
+            except yaml.YAMLError as error:
+                raise ValueError(f"{word} is neither YAML nor JSON: {' '.join(str(error).split())}") from error
+        if not isinstance(entries, dict):
+            raise ValueError(f"{word} holds no sizes: write {{group: channels}} as YAML or JSON")
+        for name, size in entries.items():
+            if isinstance(size, bool) or not isinstance(size, int):
+                raise ValueError(f"{word}: the size of {name!r} must be a number of channels, not {size!r}")
+            if sizes.setdefault(name, size) != size:
+                raise ValueError(f"{name!r} is to have {sizes[name]} and {size} channels: name each group once")
+    return sizes
 
 
 # --- arguments -------------------------------------------------------------------------------------------------
@@ -411,12 +463,23 @@ def _parser(words: Sequence[str]) -> ArgumentParser:
     graph.add_argument(
         "-o", "--output", type=str | None, default=None, help="draw into a .dot, .svg, .png or .pdf file"
     )
-    graph.add_argument("--shape", type=int, nargs=3, default=[3, 224, 224], help="channels, height and width")
-    graph.add_argument("--classes", type=PositiveInt, default=10)
-    graph.add_argument("--tie_concat", action="store_true", help="parts of a concatenation keep their proportion")
-    graph.add_argument("--resize_linear", action="store_true", help="hidden linear layers may change too")
-    graph.add_argument("--strict", action="store_true", help="fail at an operator that is not in the table")
+    _add_analysis(graph)
     commands.add_subcommand("graph", graph, help="show the channel groups of a network")
+
+    resize = _command(_resize)
+    resize.add_argument(
+        "model", type=str, help="a directory with a saved network, or resnet18_cifar, torchvision:NAME, module:factory"
+    )
+    resize.add_argument(
+        "--sizes", type=str, nargs="+", required=True, help="GROUP=CHANNELS, or a YAML or JSON file {group: channels}"
+    )
+    resize.add_argument("--round_to", type=PositiveInt, default=1, help="take the nearest multiples of it, 8 say")
+    resize.add_argument(
+        "--init", choices=["inherit", "reset"], default="inherit", help="keep weights, or draw new ones"
+    )
+    resize.add_argument("-o", "--output", type=str, required=True, help="directory for the network")
+    _add_analysis(resize)
+    commands.add_subcommand("resize", resize, help="give a network other sizes, and save it")
     return parser
 
 
@@ -435,6 +498,15 @@ class _Help(DefaultHelpFormatter):
 
     def _fill_text(self, text: str, width: int, indent: str) -> str:
         return text if text == EXIT_CODES else str(super()._fill_text(text, width, indent))
+
+
+def _add_analysis(parser: ArgumentParser) -> None:
+    """How a network is traced and what may change in it."""
+    parser.add_argument("--shape", type=int, nargs=3, default=[3, 224, 224], help="channels, height and width")
+    parser.add_argument("--classes", type=PositiveInt, default=10)
+    parser.add_argument("--tie_concat", action="store_true", help="parts of a concatenation keep their proportion")
+    parser.add_argument("--resize_linear", action="store_true", help="hidden linear layers may change too")
+    parser.add_argument("--strict", action="store_true", help="fail at an operator that is not in the table")
 
 
 def _value(argv: Sequence[str], option: str) -> str | None:

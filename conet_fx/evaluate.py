@@ -16,12 +16,11 @@ from torch import fx, nn
 from torch.optim import SGD
 from torch.optim.lr_scheduler import LambdaLR
 
-from conet_fx import recipe
 from conet_fx.data import DataSet, loaders
 from conet_fx.plan import ChannelPlan
+from conet_fx.saving import save
 from conet_fx.search.distributed import Distributed
 from conet_fx.search.history import Evaluation
-from conet_fx.search.judge import nearest
 from conet_fx.search.randomness import reproducible, seed_everything
 from conet_fx.search.run_dir import FOUND, RunDirectory
 from conet_fx.search.task import cost_per_sample
@@ -78,7 +77,7 @@ def uniform_sizes(plan: ChannelPlan, params: int, round_to: int = 1) -> dict[str
     """One width for all free groups, so that the parameters come as near to ``params`` as its quantum allows."""
 
     def at(width: int) -> dict[str, int]:
-        return {group.name: nearest(group, width, round_to) for group in plan.free}
+        return {group.name: group.nearest(width, round_to) for group in plan.free}
 
     low, high = 1, 2
     while plan.cost(at(high)).params < params:
@@ -173,7 +172,7 @@ def evaluate_rivals(
         if not fabric.is_global_zero:
             return
         if evaluation.label == "found" and evaluation.seeds == config.seeds[:1]:
-            recipe.save(trained.cpu(), run.path / FOUND, sizes=found, model_id=model_id)
+            save(trained.cpu(), plan, run.path / FOUND, model_id=model_id)
         records[evaluation.label] = evaluation
         run.save_evaluations(list(records.values()))
         accuracy = f"{100 * evaluation.accuracies[-1]:.2f} %"

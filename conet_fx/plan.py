@@ -11,6 +11,7 @@ import contextlib
 import dataclasses
 import functools
 import gc
+import numbers
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -27,7 +28,7 @@ from conet_fx.passes.call import Facts, Options
 from conet_fx.passes.constraints import label
 from conet_fx.passes.depth import Dim
 from conet_fx.passes.groups import ChannelGroup, channel_groups, find, scales
-from conet_fx.passes.info import annotate, record
+from conet_fx.passes.info import KEY, annotate, record
 from conet_fx.passes.inputs import Inputs
 from conet_fx.passes.nodes import attribute
 from conet_fx.passes.propagation import propagate
@@ -35,6 +36,8 @@ from conet_fx.passes.rewrite import rewrite
 from conet_fx.passes.trace import Trace, trace
 
 __all__ = ["ChannelGroup", "ChannelPlan", "Cost", "analyze"]
+
+_MOST = 2**40  # channels that any group can have: numbers stay exact in floats
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,6 +92,10 @@ def _collector_paused() -> Iterator[None]:
     finally:
         if enabled:
             gc.enable()
+
+
+def _is_size(size: object) -> bool:
+    return not isinstance(size, bool) and isinstance(size, numbers.Real) and 0 < float(size) < _MOST
 
 
 class ChannelPlan:
@@ -158,6 +165,7 @@ class ChannelPlan:
         ``init="reset"``: fresh weights by each module's own ``reset_parameters``, then ``init_fn`` on each module (for
         initialisations that a model does in its constructor). ``init="inherit"``: the weights of channels that stay,
         those of largest norm when a group shrinks; new channels enter with zero reader weights and keep the function.
+        ``meta["conet_fx"]["sizes"]`` of the result holds the size of every group.
 
         A model that can be traced in pieces only (``plan.trace.pieces``) gives a copy of the caller's module instead of
         a GraphModule, with the submodules in ``plan.trace.pieces.paths`` resized inside.
@@ -167,7 +175,32 @@ class ChannelPlan:
         """
         if init not in ("reset", "inherit"):
             raise ValueError(f"init must be 'reset' or 'inherit', not {init!r}")
-        return cast(fx.GraphModule, rewrite(self.trace, self.facts, scales(self._groups, sizes), init, init_fn))
+        resized = cast(fx.GraphModule, rewrite(self.trace, self.facts, scales(self._groups, sizes), init, init_fn))
+        known = getattr(resized, "meta", {})
+        resized.meta = {**known, KEY: {**known.get(KEY, {}), "sizes": {**self.sizes, **sizes}}}
+        return resized
+
+    def rounded(self, sizes: Mapping[str, float], round_to: int = 8) -> dict[str, int]:
+        """``sizes`` as the hardware likes them: each at the nearest multiple of ``round_to`` that its group allows.
+
+        That is a multiple of ``lcm(round_to, quantum)`` (a tie: of the even number of multiples), never below the
+        group's minimum and never 0. Frozen groups keep their present size, whatever is asked for, and groups that are
+        left out stay out: ``plan.rounded(plan.sizes)`` rounds all.
+
+        Raises :class:`ResizeError` for an unknown group, ``ValueError`` for a ``round_to`` or a size that is not a
+        positive number.
+        """
+        if isinstance(round_to, bool) or not isinstance(round_to, int) or round_to < 1:
+            raise ValueError(
+                f"round_to={round_to!r}: write an integer >= 1; 8 is what tensor cores want in half precision"
+            )
+        found: dict[str, int] = {}
+        for name, size in sizes.items():
+            group = self.group(name)
+            if not _is_size(size):
+                raise ValueError(f"the size of {name!r} must be a positive number of channels, not {size!r}")
+            found[name] = group.nearest(float(size), round_to) if group.frozen is None else group.size
+        return found
 
     # --- telling --------------------------------------------------------------------------------------------
 

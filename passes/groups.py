@@ -10,6 +10,7 @@ from fractions import Fraction
 
 from conet_fx.errors import ResizeError
 from conet_fx.passes.call import Facts
+from conet_fx.passes.rounding import allowed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +36,10 @@ class ChannelGroup:
     frozen: str | None
     mixed_by: tuple[str, ...]
     source: str = dataclasses.field(default="", compare=False)
+
+    def nearest(self, channels: float, round_to: int = 1) -> int:
+        """The size nearest to ``channels`` that the group allows, a multiple of ``round_to`` too."""
+        return int(allowed(channels, quantum=self.quantum, minimum=self.minimum, round_to=round_to))
 
 
 def channel_groups(facts: Facts) -> dict[int, ChannelGroup]:

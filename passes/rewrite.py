@@ -7,22 +7,19 @@ that are channel counts are set to the new counts, and the result is checked by 
 from __future__ import annotations
 
 import copy
-import itertools
-import warnings
 from collections.abc import Callable, Mapping
 from fractions import Fraction
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from torch import fx, nn
 
 from conet_fx.errors import ResizeError
-from conet_fx.passes.call import Facts, Layer, Layout, Path, Tensor
-from conet_fx.passes.depth import Dim, is_fixed
+from conet_fx.passes.call import Facts, Layer, Path
+from conet_fx.passes.depth import Dim
 from conet_fx.passes.info import KEY, annotate
+from conet_fx.passes.inherit import inherit, kept_channels, tensor_path, warn_of_lost_channels
 from conet_fx.passes.islands import Pieces
-from conet_fx.passes.labels import Channels, MarkCall, Marker, Site, match
 from conet_fx.passes.nodes import attribute, empty_tables
 from conet_fx.passes.nodes import source as line_of
 from conet_fx.passes.shapes import undisturbed
@@ -30,7 +27,6 @@ from conet_fx.passes.trace import Trace, graph_module_of
 from conet_fx.passes.verify import verify
 
 Init = Literal["reset", "inherit"]
-Positions = Mapping[Site, torch.Tensor]
 
 
 def rewrite(
@@ -53,7 +49,7 @@ def rewrite(
         return facts.depths.size(dim, scales)
 
     source = traced.graph_module
-    whole: nn.Module = traced.pieces.model if traced.pieces else source
+    whole = traced.whole
     drafts = _drafts(whole, source, facts, size)
     draft = _draft(source, facts, size, drafts)
     try:
@@ -75,9 +71,9 @@ def rewrite(
     if init_fn is not None:
         resized.apply(init_fn)
     if init == "inherit":
-        kept = _kept(traced, facts, draft)
-        _warn_of_lost_channels(facts, kept, size)
-        _inherit(whole, resized, facts, kept)
+        kept = kept_channels(traced, facts, draft)
+        warn_of_lost_channels(facts, kept, size)
+        inherit(whole, resized, facts, kept)
         resized.meta = {**getattr(resized, "meta", {}), KEY: {"kept": kept}}  # type: ignore[assignment]
     if traced.pieces:
         _try(resized, traced.pieces)
@@ -96,7 +92,7 @@ def _drafts(whole: nn.Module, source: fx.GraphModule, facts: Facts, size: Callab
     shapes: dict[int, tuple[int, ...]] = {}
     for layer in facts.layers.values():
         for layout in layer.tensors:
-            tensor = attribute(source, _tensor_path(layer, layout))
+            tensor = attribute(source, tensor_path(layer, layout))
             if isinstance(tensor, torch.Tensor):
                 shapes[id(tensor)] = tuple(size(dim) for dim in layout.dims)
     memo: dict[int, Any] = {}
@@ -151,10 +147,6 @@ def _try(resized: nn.Module, pieces: Pieces) -> None:
             f"{type(resized).__name__} does not run at the new sizes ({type(error).__name__}: {error}). It was traced "
             "in pieces, and the code between them depends on a channel count: keep the groups there as they are"
         ) from error
-
-
-def _tensor_path(layer: Layer, layout: Layout) -> str:
-    return f"{layer.path}.{layout.name}" if layout.name else layer.path
 
 
 def _set_attributes(module: nn.Module, layer: Layer | None, size: Callable[[Dim], int]) -> None:
@@ -245,158 +237,3 @@ def _fill_like(new: torch.Tensor, old: torch.Tensor) -> None:
         new.fill_(old.flatten()[0]) if old.numel() else None
     else:
         new.normal_(float(old.mean()), float(old.std()))
-
-
-def _kept(traced: Trace, facts: Facts, draft: fx.GraphModule) -> Positions:
-    """For each site the old position of each new channel, -1 where it is new."""
-    old = mark(traced.graph_module, facts)
-    new = mark(draft, facts)
-    norms: dict[Site, np.ndarray[Any, Any]] = {}  # of what dense layers write
-    for layer in facts.layers.values():
-        for layout in layer.tensors:
-            reads = {role for path, role in facts.reading if path == layer.path}
-            writes = [axis for axis, role in enumerate(layout.roles) if role and role not in reads]
-            if len(layout.dims) > 1 and reads & set(layout.roles) and writes:
-                site = (layer.path, layout.roles[writes[0]])
-                weight = attribute(traced.graph_module, _tensor_path(layer, layout)).detach().double()
-                if site in old.sites:
-                    norms[site] = _norms(weight, writes[0], layout.blocks).cpu().numpy()
-    kept = {site: torch.from_numpy(where) for site, where in match(old, new, norms).items()}
-    for path, role in kept:
-        if not facts.depths.moves(facts.layers[path].dims[role]):  # an axis that keeps its size keeps its order
-            kept[path, role] = torch.arange(len(kept[path, role]))
-    return kept
-
-
-def _warn_of_lost_channels(facts: Facts, kept: Positions, size: Callable[[Dim], int]) -> None:
-    """Say so where a reader loses more channels than its new size asks for, and ``mixed_by`` does not say so already.
-
-    That happens where a value is added to itself in another order (all its channels are then one, and none can be told
-    from a new one), and where a channel would stand in another place, such as another block of a grouped convolution.
-    """
-    for path, role in sorted(facts.reading & kept.keys()):
-        dim = facts.layers[path].dims[role]
-        parts = [(part,) for part in facts.depths.resolve(dim)]
-        wanted = sum(min(facts.depths.size(part), size(part)) for part in parts)
-        stay = int((kept[path, role] >= 0).sum())
-        noted = any(facts.depths.notes(root) for root in facts.depths.roots(dim))
-        if stay < wanted and not noted:
-            warnings.warn(
-                f"{path} inherits only {stay} of {wanted} input channels, the others start anew: at the new size they "
-                "would stand in another place (a value joined with itself in another order, blocks that move)",
-                stacklevel=4,
-            )
-
-
-def _norms(weight: torch.Tensor, axis: int, blocks: int) -> torch.Tensor:
-    """The norm of each output channel; of a grouped transposed convolution the second axis holds one block only."""
-    if axis == 0 or blocks == 1:
-        return weight.transpose(0, axis).flatten(1).square().sum(1).sqrt()
-    return weight.reshape(blocks, -1, *weight.shape[1:]).transpose(1, 2).flatten(2).square().sum(2).sqrt().flatten()
-
-
-def mark(module: fx.GraphModule, facts: Facts) -> Channels:
-    """Which channel stands at each position of each layer of ``module``, the traced one or a resized one."""
-    marker = Marker()
-    env: dict[fx.Node, Any] = {}
-    for node in module.graph.nodes:
-        entry = facts.entries[node.name]
-        value = facts.values[facts.by_name[node.name]]
-        call = MarkCall(node, module, entry.arguments, facts, value, env, marker)
-        reads = node.op == "call_module" and (node.target, "in") in facts.reading  # also where the result is fixed
-        env[node] = _held(entry.rule.labels(call), value) if reads or facts.moves(value) else None
-        if isinstance(env[node], dict):
-            still = {dim for dim, parts in enumerate(value.dims) if not facts.depths.moves(parts)}
-            for dim, field in env[node].items():
-                marker.holds(field, tuple(still - {dim}))
-    for layouts in _layouts(module, facts).values():
-        for (layer, layout), (other, same) in itertools.pairwise(layouts):  # tied weights have the same channels
-            for one, two in zip(layout.roles, same.roles, strict=True):
-                a, b = marker.sites.get((layer.path, one)), marker.sites.get((other.path, two))
-                if a is not None and b is not None and a.numel() == b.numel():
-                    marker.link(a.flatten(), b.flatten())
-    return marker.channels()
-
-
-def _layouts(module: nn.Module, facts: Facts) -> dict[int, list[tuple[Layer, Layout]]]:
-    """All layouts of each tensor of ``module`` by its id: several where layers share it."""
-    found: dict[int, list[tuple[Layer, Layout]]] = {}
-    for layer in facts.layers.values():
-        for layout in layer.tensors:
-            tensor = attribute(module, _tensor_path(layer, layout))
-            if isinstance(tensor, torch.Tensor):
-                found.setdefault(id(tensor), []).append((layer, layout))
-    return found
-
-
-def _held(fields: Any, value: Any) -> Any:
-    """Label fields without those of dims that the value takes as fixed (one operand's depth, frozen by the others)."""
-    if isinstance(fields, list):
-        return [_held(f, v) for f, v in zip(fields, value, strict=True)]
-    if isinstance(fields, dict) and isinstance(value, Tensor):
-        return {dim: field for dim, field in fields.items() if not is_fixed(value.dims[dim])}
-    return fields
-
-
-@torch.no_grad()
-def _inherit(source: nn.Module, resized: nn.Module, facts: Facts, kept: Positions) -> None:
-    """Copy the old values of all channels that stay."""
-    laid_out = _layouts(source, facts)
-    for (layer, layout), *others in laid_out.values():
-        path = _tensor_path(layer, layout)
-        old, new = attribute(source, path), attribute(resized, path)
-        where = [kept.get((layer.path, role)) if role else None for role in layout.roles]
-        reads = [
-            any((x.path, y.roles[axis]) in facts.reading for x, y in ((layer, layout), *others))
-            for axis in range(len(layout.roles))
-        ]
-        new.copy_(_inherited(old, new, where, reads, layout.blocks))
-    for name, old in (*source.named_parameters(), *source.named_buffers()):
-        if id(old) not in laid_out:
-            attribute(resized, name).copy_(old)
-
-
-def _inherited(
-    old: torch.Tensor, fresh: torch.Tensor, where: list[torch.Tensor | None], reads: list[bool], blocks: int
-) -> torch.Tensor:
-    """``old`` gathered along each axis; new positions are zero along an axis that reads, else fresh."""
-    places = [
-        torch.arange(n, device=old.device) if index is None else index.to(old.device)
-        for n, index in zip(fresh.shape, where, strict=True)
-    ]
-    if blocks > 1:
-        return _inherited_blocks(old, fresh, places, reads, blocks)
-    values = old
-    for axis, place in enumerate(places):
-        values = values.index_select(axis, place.clamp(min=0))
-    return _merged(values, fresh, places, reads)
-
-
-def _merged(values: torch.Tensor, fresh: torch.Tensor, places: list[torch.Tensor], reads: list[bool]) -> torch.Tensor:
-    if values.shape != fresh.shape:
-        raise AssertionError(f"{tuple(values.shape)} channels are known for a tensor of shape {tuple(fresh.shape)}")
-    for read in (True, False):  # what a new channel writes is fresh, also where it reads a new one
-        for axis, place in enumerate(places):
-            if reads[axis] == read and bool((place < 0).any()):
-                new = (place < 0).reshape([-1 if a == axis else 1 for a in range(values.ndim)])
-                values = torch.where(new, torch.zeros_like(fresh) if read else fresh, values)
-    return values
-
-
-def _inherited_blocks(
-    old: torch.Tensor, fresh: torch.Tensor, places: list[torch.Tensor], reads: list[bool], blocks: int
-) -> torch.Tensor:
-    """A grouped weight: the first axis has all blocks, the second one block; each block is gathered by itself."""
-    out = []
-    rows = places[0].reshape(blocks, -1)
-    columns = places[1].reshape(blocks, -1) if len(places) > 1 else rows
-    for block, (weight, new) in enumerate(zip(old.chunk(blocks), fresh.chunk(blocks), strict=True)):
-        row = torch.where(rows[block] < 0, -1, rows[block] - block * weight.shape[0])
-        local = [row, *places[1:]]
-        if len(places) > 1:
-            local[1] = torch.where(columns[block] < 0, -1, columns[block] - block * weight.shape[1])
-        values = weight
-        for axis, place in enumerate(local):
-            values = values.index_select(axis, place.clamp(min=0))
-        out.append(_merged(values, new, local, reads))
-    return torch.cat(out)

@@ -35,7 +35,7 @@ class Trace:
 
     A model that cannot be traced as a whole has ``pieces``; ``graph_module`` then holds their graphs side by side,
     with their own inputs and outputs, and is no stand-in for the model. ``dropped`` tells what of the model no graph
-    can hold (autocast inside forward).
+    can hold (autocast inside forward). ``model`` is the caller's, where the graph was traced from one.
     """
 
     graph_module: fx.GraphModule
@@ -43,6 +43,12 @@ class Trace:
     mode_dependent: bool
     pieces: islands.Pieces | None = None
     dropped: tuple[str, ...] = ()
+    model: nn.Module | None = dataclasses.field(default=None, repr=False)
+
+    @property
+    def whole(self) -> nn.Module:
+        """What is resized: the graph, or the caller's model where that is traced in pieces."""
+        return self.pieces.model if self.pieces else self.graph_module
 
 
 def trace(
@@ -80,9 +86,9 @@ def trace(
                 raise
             graph_module = _with_parts(model, pieces.graph, pieces.constants)
             inputs = tuple(str(node.target) for node in pieces.graph.nodes if node.op == "placeholder")
-            return Trace(graph_module, inputs, pieces.mode_dependent, pieces, pieces.dropped)
+            return Trace(graph_module, inputs, pieces.mode_dependent, pieces, pieces.dropped, model)
     graph_module = _with_parts(model, found.graph, found.constants)
-    return Trace(graph_module, call.inputs, found.mode_dependent, dropped=found.dropped)
+    return Trace(graph_module, call.inputs, found.mode_dependent, dropped=found.dropped, model=model)
 
 
 def _with_parts(model: nn.Module, graph: fx.Graph, constants: Mapping[str, Any]) -> fx.GraphModule:

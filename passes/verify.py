@@ -50,13 +50,33 @@ def verify(module: fx.GraphModule, traced: Trace, facts: Facts, size: Callable[[
                 )
 
 
+def _flops_of_lstm(inputs: torch.Size, w_input: torch.Size, w_hidden: torch.Size, *_: Any, **__: Any) -> int:
+    """One layer and direction of the fused LSTM on a CPU."""
+    return 2 * inputs[0] * inputs[1] * (w_input[0] * w_input[1] + w_hidden[0] * w_hidden[1])
+
+
+def _flops_of_deformable(inputs: torch.Size, weight: torch.Size, *_: Any, out_shape: torch.Size, **__: Any) -> int:
+    """As those of a convolution."""
+    return 2 * inputs[0] * out_shape[2] * out_shape[3] * weight.numel()
+
+
 @contextlib.contextmanager
 def counting() -> Iterator[FlopCounterMode]:
-    """A counter that sees every product: fused attention, which it knows on some devices only, is taken apart."""
+    """A counter that sees every product: fused attention, which it knows on some devices only, is taken apart, and so
+    are recurrent layers on a GPU; what torch does not count by itself is added.
+    """
     fused = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        more = {
+            torch.ops.aten.mkldnn_rnn_layer: _flops_of_lstm,
+            torch.ops.torchvision.deform_conv2d: _flops_of_deformable,
+        }
+        with (
+            torch.backends.cudnn.flags(enabled=False),
+            sdpa_kernel(SDPBackend.MATH),
+            FlopCounterMode(display=False, custom_mapping=more) as counter,
+        ):
             yield counter
     finally:
         torch.backends.mha.set_fastpath_enabled(fused)

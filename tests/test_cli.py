@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
 import conet_fx
@@ -23,6 +24,7 @@ from conet_fx.search.history import Epoch, read_history
 from conet_fx.search.trial import TrialTraining
 from tests.report.test_page import embedded
 from tests.report.test_tensorboard import scalars
+from tests.tiny import TinyNet
 
 SMALL = [
     *("search", "--arch", "tests.tiny:TinyNet", "--data", "digits", "--trials", "2", "--epochs_per_trial", "2"),
@@ -344,6 +346,73 @@ def test_graph_without_graphviz(
     assert main(["graph", "no.such:net", "--output", "graph.bmp"]) == 1
     assert "graph.bmp: the suffix names the format, write one of .dot, .svg, .png, .pdf" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_resize_of_a_class_and_of_what_was_saved(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first, second, shape = tmp_path / "first", tmp_path / "second", ("--shape", "1", "8", "8")
+    command = ["resize", "tests.tiny:TinyNet", "--classes", "3", *shape]
+    assert main([*command, "--sizes", "a=6", "b=4", "-o", str(first)]) == 0
+    assert capsys.readouterr().out.startswith(f"{first}: 1,")
+    network = conet_fx.load(first)
+    assert (network.a.out_channels, network.b.out_channels) == (6, 4)
+    sizes = tmp_path / "sizes.json"
+    sizes.write_text(json.dumps({"a": 13}))
+    command = ["resize", str(first), *shape, "--round_to", "8", "-o", str(second)]
+    assert main([*command, "--sizes", str(sizes), "b=4"]) == 0
+    grown, image = conet_fx.load(second), torch.randn(2, 1, 8, 8)
+    assert (grown.a.out_channels, grown.b.out_channels) == (16, 8)
+    assert torch.allclose(network.eval()(image), grown.eval()(image), atol=1e-6)  # weights are inherited
+    assert conet_fx.apply(TinyNet(), second).a.out_channels == 16  # and it is still known whose they are
+    assert main([*command, "--sizes", str(sizes), "--init", "reset"]) == 0
+    assert not torch.allclose(network(image), conet_fx.load(second).eval()(image), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--sizes", "z=3"], "there is no channel group 'z'"),
+        (["--sizes", "a=0"], "'a' needs at least 1 channels, not 0"),
+        (["--sizes", "a=x"], "a=x: the size of 'a' must be a number of channels, not 'x'"),
+        (["--sizes", "a=3", "a=4"], "'a' is to have 3 and 4 channels"),
+        (["--sizes", "nowhere.json"], "nowhere.json"),
+        (["--sizes", "list.yaml"], "list.yaml holds no sizes"),
+        (["--sizes", "broken.yaml"], "broken.yaml is neither YAML nor JSON: while parsing a flow node"),
+        (["--sizes", "."], "Is a directory"),
+        (["--sizes", "a=3", "--shape", "3", "8", "8"], "failed on inputs of shape"),
+        (["--sizes", "a=3", "--init", "zeros"], "init"),
+        ([], "sizes"),
+    ],
+)
+def test_resize_tells_what_is_wrong(
+    arguments: list[str],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("list.yaml").write_text("[1, 2]")
+    Path("broken.yaml").write_text("{a: [")
+    base = ["resize", "tests.tiny:TinyNet", "--shape", "1", "8", "8", "-o", "out"]
+    try:
+        status = main([*base, *arguments])
+    except SystemExit as end:  # the parser's own refusal
+        status = int(end.code or 0)
+    assert status != 0
+    error = capsys.readouterr().err
+    assert message in error
+    assert not Path("out").exists()
+
+
+def test_resize_of_what_is_no_network(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["resize", str(tmp_path), "--sizes", "a=3", "-o", str(tmp_path / "out")]
+    assert main(command) == 1
+    assert "there is no network in" in capsys.readouterr().err
+    (tmp_path / "recipe.json").write_text("{}")
+    assert main(command) == 1
+    error = capsys.readouterr().err
+    assert "is not a conet-fx recipe" in error
+    assert error.count("\n") == 1
 
 
 def test_output_in_a_pipe_is_plain_text(tmp_path: Path) -> None:

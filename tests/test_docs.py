@@ -15,8 +15,9 @@ DOCS = Path(__file__).parents[1] / "docs"
 TABLES = (ops.FUNCTIONS, ops.METHODS, ops.MODULES, custom.FUNCTIONS, custom.CLASSES)
 
 
-@pytest.mark.parametrize("page", ["operators.md", "fx.md", "probe.md"])
-def test_examples(page: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("page", ["operators.md", "fx.md", "probe.md", "ship.md"])
+def test_examples(page: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)  # where examples save what they made
     text = (DOCS / page).read_text()
     blocks = list(re.finditer(r"^```python\n(.*?)^```$", text, re.DOTALL | re.MULTILINE))
     assert len(blocks) >= 2

@@ -25,6 +25,18 @@ class TinyNet(nn.Module):
         return self.head(x.mean((2, 3)))
 
 
+class Branching(nn.Module):
+    """Control flow that depends on data around ``net``: such a model is traced in pieces."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.net(x)
+        return x if x.sum() > 0 else -x
+
+
 def tiny_data(classes: int = 3, samples: int = 96) -> TensorDataset:
     """Images of one bright stripe; the class is where it lies."""
     generator = torch.Generator().manual_seed(0)

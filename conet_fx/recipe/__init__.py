@@ -11,6 +11,7 @@ no memory, before they are held against the weights that are really there. Every
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import tempfile
@@ -24,17 +25,17 @@ from torch.fx import GraphModule
 from conet_fx.recipe.build import build
 from conet_fx.recipe.describe import describe
 from conet_fx.recipe.files import RECIPE, WEIGHTS, parse, sync, to_json
-from conet_fx.recipe.spec import ModuleSpec, NodeSpec, Recipe, TensorSpec
+from conet_fx.recipe.spec import GroupSpec, ModuleSpec, NodeSpec, Recipe, TensorSpec
 from conet_fx.recipe.transfer import identify, transfer
 
-__all__ = ["ModuleSpec", "NodeSpec", "Recipe", "TensorSpec", "apply", "identify", "load", "read", "save"]
+__all__ = ["GroupSpec", "ModuleSpec", "NodeSpec", "Recipe", "TensorSpec", "apply", "identify", "load", "read", "save"]
 
 
 def save(
     module: GraphModule,
     dir: str | os.PathLike[str],
     *,
-    sizes: Mapping[str, int] | None = None,
+    groups: Mapping[str, GroupSpec] | None = None,
     model_id: Mapping[str, str] | None = None,
 ) -> None:
     """Write ``module`` to ``dir`` (made if missing) as ``model.safetensors`` and ``recipe.json``.
@@ -54,7 +55,7 @@ def save(
     Args:
         module: for instance the result of ``plan.resize``. It is not changed.
         dir: the directory; other files in it are left alone.
-        sizes: channels of each group, by group name.
+        groups: the channel groups by name, as far as they are known.
         model_id: what :func:`identify` says of the user's model, so that :func:`apply` can tell it from
             others.
 
@@ -62,7 +63,7 @@ def save(
         RecipeError: no GraphModule, a class or operator that a recipe may not name, or a module that its
             constructor arguments do not describe. Nothing has been written then.
     """
-    recipe = describe(module, dict(sizes or {}), dict(model_id or {}))
+    recipe = describe(module, dict(groups or {}), dict(model_id or {}))
     build(recipe)  # what could not be loaded is not saved
     folder = Path(dir)
     folder.mkdir(parents=True, exist_ok=True)
@@ -70,6 +71,7 @@ def save(
         weights, text = Path(temporary, WEIGHTS), Path(temporary, RECIPE)
         safetensors.torch.save_file(dict(recipe.weights), weights)
         text.write_text(json.dumps(to_json(recipe, weights), indent=1), encoding="utf-8")
+        parse(Path(temporary))  # a recipe beyond the limits is not written either
         for path in (weights, text):
             sync(path)
         for path in (weights, text):
@@ -84,7 +86,7 @@ def load(dir: str | os.PathLike[str]) -> GraphModule:
         RecipeError: the files are missing, damaged or of another format, or they ask for what a recipe may
             not.
     """
-    return build(parse(Path(dir)))
+    return build(_read(Path(dir)))
 
 
 def read(dir: str | os.PathLike[str]) -> Recipe:
@@ -93,9 +95,16 @@ def read(dir: str | os.PathLike[str]) -> Recipe:
     Raises:
         RecipeError: as :func:`load`.
     """
-    recipe = parse(Path(dir))
+    recipe = _read(Path(dir))
     build(recipe)
     return recipe
+
+
+def _read(folder: Path) -> Recipe:
+    """The recipe, whose weights are read once all that can be checked without them was."""
+    draft, weights = parse(folder)
+    build(draft)
+    return dataclasses.replace(draft, weights=weights.read())
 
 
 def apply(model: nn.Module, source: str | os.PathLike[str] | Recipe) -> nn.Module:

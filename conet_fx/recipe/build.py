@@ -15,30 +15,37 @@ from torch import Tensor, nn
 from torch.fx import Graph, GraphModule, Node
 
 from conet_fx.errors import RecipeError
+from conet_fx.passes.nodes import attribute
 from conet_fx.passes.reload import Reload
 from conet_fx.recipe.files import RECIPE, WEIGHTS
-from conet_fx.recipe.names import attributes, classes, functions, methods
-from conet_fx.recipe.spec import MAX_DEPTH, MAX_LAYERS, ModuleSpec, Recipe
+from conet_fx.recipe.names import attributes, classes, functions, methods, short
+from conet_fx.recipe.spec import MAX_DEPTH, MAX_ENTRIES, MAX_LAYERS, MAX_NAME, ModuleSpec, Recipe
 from conet_fx.recipe.values import decode, decode_annotation
 
 
 def build(recipe: Recipe) -> GraphModule:
     """The network: modules on the meta device, weights, graph; each step checks what the next relies on.
 
+    The weights may be on the meta device, which gives a network that cannot run, but shows that the rest is right.
+
     Raises:
         RecipeError: the recipe asks for what it may not, or for what does not fit together.
     """
+    for what in ("groups", "modules", "tensors", "nodes"):
+        if len(getattr(recipe, what)) > MAX_ENTRIES:
+            raise RecipeError(f"the recipe has {len(getattr(recipe, what))} {what}, more than {MAX_ENTRIES}")
     root = GraphModule(nn.Module(), Graph(tracer_cls=Reload))
     try:
         leaves = _build_modules(root, recipe)
         _build_tensors(root, recipe, leaves)
+        _check_groups(root, recipe)
         root.graph = _build_graph(recipe, leaves.keys())
     except RecipeError:
         raise
     except Exception as error:  # whatever torch has against the wishes of an unknown file
         raise RecipeError(
             f"the recipe (written by torch {recipe.torch}, this is {torch.__version__}) cannot be built: "
-            f"{type(error).__name__}: {error}"
+            f"{type(error).__name__}: {str(error)[:1000]}"
         ) from error
     return root
 
@@ -86,7 +93,9 @@ def construct(path: str, spec: ModuleSpec, tensors: int) -> nn.Module:
             warnings.simplefilter("ignore")  # its user has seen what torch thinks of such arguments
             module = _attention(**arguments) if cls is nn.MultiheadAttention else cls(**arguments)
     except Exception as error:  # whatever the class has against these arguments
-        raise RecipeError(f"module {path!r}, {spec.cls}(**{arguments}): {type(error).__name__}: {error}") from error
+        raise RecipeError(
+            f"module {path!r}, {spec.cls}(**{short(arguments)}): {type(error).__name__}: {str(error)[:1000]}"
+        ) from error
     return module.train(spec.training)
 
 
@@ -137,18 +146,39 @@ def _build_tensors(root: GraphModule, recipe: Recipe, leaves: Mapping[str, nn.Mo
             owner.register_buffer(key, tensor, spec.persistent)
     if unused := recipe.weights.keys() - built.keys():
         raise RecipeError(f"tensor {min(unused)!r} is in {WEIGHTS}, but not in {RECIPE}")
+    placed = {id(tensor) for tensor in built.values()}
     for path, leaf in leaves.items():
         found = signature(leaf)
         for name in sorted(found.keys() | expected[path].keys()):
             if found.get(name) != expected[path].get(name):
                 raise RecipeError(
-                    f"tensor {name!r} of {path!r} is {found.get(name)} in the files, but "
-                    f"{expected[path].get(name)} by the arguments of its {recipe.modules[path].cls}"
+                    f"tensor {name!r} of {path!r} is {_said(found.get(name))} in the files, but "
+                    f"{_said(expected[path].get(name))} by the arguments of its {recipe.modules[path].cls}"
                 )
         for name, tensor in named_tensors(leaf):
-            if tensor.is_meta:
+            if id(tensor) not in placed:
                 raise RecipeError(f"tensor {name!r} of {path!r} is in neither file")
         refresh(leaf)
+
+
+def _check_groups(root: GraphModule, recipe: Recipe) -> None:
+    """A group is named after what writes it first, which has as many channels at least."""
+    for name, group in recipe.groups.items():
+        path, _, number = name.rpartition("#")
+        path = path if path and number.isdigit() else name
+        writer = attribute(root, path)
+        if isinstance(writer, nn.Module):
+            channels = getattr(writer, "out_channels", None) or getattr(writer, "out_features", None)
+            most = channels or sum(tensor.numel() for _, tensor in named_tensors(writer))
+        elif isinstance(writer, Tensor):
+            most = writer.numel()
+        else:
+            raise RecipeError(f"group {name!r} is named after no module or tensor of the recipe")
+        if group.quantum < 1 or not 1 <= group.size <= most or group.size % group.quantum:
+            raise RecipeError(
+                f"group {name!r} is to have {group.size} channels in steps of {group.quantum}, but what writes it has "
+                f"{most}"
+            )
 
 
 def _build_graph(recipe: Recipe, leaves: Collection[str]) -> Graph:
@@ -207,9 +237,10 @@ def _is_identifier(name: object) -> bool:
 
 def _split_path(path: str) -> tuple[str, str, str]:
     """``path.rpartition(".")``, once it is certain that fx may write the path into source code."""
-    parts = path.split(".")
-    if len(parts) > MAX_DEPTH or not all(part and part.isprintable() for part in parts) or {*path} & {*"\"'\\"}:
-        raise RecipeError(f"{path[:200]!r} is no path of a module or tensor")
+    parts = path.split(".") if len(path) <= MAX_NAME else []
+    plain = all(part and part.isprintable() and not part.startswith("__") for part in parts)
+    if not 0 < len(parts) <= MAX_DEPTH or not plain or {*path} & {*"\"'\\"}:
+        raise RecipeError(f"{short(path)} is no path of a module or tensor")
     return path.rpartition(".")
 
 
@@ -219,12 +250,16 @@ def named_tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
     return itertools.chain(parameters, module.named_buffers(remove_duplicate=False))
 
 
-def signature(module: nn.Module) -> dict[str, str]:
+def signature(module: nn.Module) -> dict[str, tuple[str, tuple[int, ...]]]:
     """Kind and shape of each tensor of a leaf."""
     return {
-        name: f"a {'parameter' if isinstance(tensor, nn.Parameter) else 'buffer'} of {tuple(tensor.shape)}"
+        name: ("parameter" if isinstance(tensor, nn.Parameter) else "buffer", tuple(tensor.shape))
         for name, tensor in named_tensors(module)
     }
+
+
+def _said(tensor: tuple[str, tuple[int, ...]] | None) -> str:
+    return "none" if tensor is None else f"a {tensor[0]} of {short(tensor[1])}"
 
 
 def refresh(module: nn.Module) -> None:

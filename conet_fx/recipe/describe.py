@@ -16,13 +16,13 @@ from torch.nn.utils import parametrize
 from conet_fx.errors import RecipeError
 from conet_fx.passes.nodes import plain_subclass
 from conet_fx.recipe.build import construct, constructor, named_tensors, plain_attributes, signature
-from conet_fx.recipe.files import digest, to_entry
+from conet_fx.recipe.files import graph_hash
 from conet_fx.recipe.names import classes, functions, name_in, qualified_name
-from conet_fx.recipe.spec import ModuleSpec, NodeSpec, Recipe, TensorSpec
+from conet_fx.recipe.spec import GroupSpec, ModuleSpec, NodeSpec, Recipe, TensorSpec
 from conet_fx.recipe.values import encode, encode_annotation
 
 
-def describe(module: GraphModule, sizes: Mapping[str, int], model_id: Mapping[str, str]) -> Recipe:
+def describe(module: GraphModule, groups: Mapping[str, GroupSpec], model_id: Mapping[str, str]) -> Recipe:
     """The recipe of ``module``, with copies of its tensors.
 
     Raises:
@@ -44,8 +44,8 @@ def describe(module: GraphModule, sizes: Mapping[str, int], model_id: Mapping[st
     tensors, weights = _describe_tensors(module)
     known = functions()
     nodes = tuple(_describe_node(node, known) for node in module.graph.nodes)
-    identity = {**model_id, "graph": digest([to_entry(node) for node in nodes])}
-    return Recipe(torch.__version__, identity, {**sizes}, modules, tensors, nodes, weights)
+    identity = {**model_id, "graph": graph_hash(nodes)}
+    return Recipe(torch.__version__, identity, {**groups}, modules, tensors, nodes, weights)
 
 
 def _describe_modules(root: GraphModule) -> dict[str, ModuleSpec]:

@@ -7,6 +7,7 @@ import functools
 import itertools
 import math
 import operator
+import reprlib
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
@@ -26,6 +27,8 @@ _NAMESPACES: tuple[Any, ...] = (
 _MORE_FUNCTIONS: tuple[Callable[..., Any], ...] = (
     *(tuple, torch.eye, torch.addmv_, torch.fill_, torch.index_put_, torch.zero_),
 )
+# Kernels that trust their arguments more than a file can be trusted.
+_LOW_LEVEL = ("choose_qparams", "fbgemm_", "fused_moving_avg", "miopen_", "quantized_")
 # Methods of tensors that call back, hand out memory or compute nothing.
 _NO_METHODS = frozenset(
     (
@@ -48,7 +51,8 @@ def functions() -> Mapping[str, Callable[..., Any]]:
     """
     overridable = torch.overrides.get_overridable_functions()
     listed = itertools.chain.from_iterable(overridable.get(namespace, ()) for namespace in _NAMESPACES)
-    return _named(frozenset(itertools.chain(ops.FUNCTIONS, listed, _MORE_FUNCTIONS)))
+    plain = (function for function in listed if not function.__name__.startswith(_LOW_LEVEL))
+    return _named(frozenset(itertools.chain(ops.FUNCTIONS, plain, _MORE_FUNCTIONS)))
 
 
 def methods() -> frozenset[str]:
@@ -92,3 +96,13 @@ def qualified_name(member: Any) -> str:
             if getattr(namespace, public, None) is member:
                 return f"{namespace.__name__}.{public}"
     return f"{getattr(member, '__module__', None)}.{getattr(member, '__qualname__', name)}"
+
+
+def short(value: object) -> str:
+    """How a value from a file is shown in a message."""
+    return _SHORT.repr(value)
+
+
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = 200
+_SHORT.maxdict = _SHORT.maxlist = _SHORT.maxtuple = 20

@@ -8,8 +8,22 @@ from typing import Any
 
 from torch import Tensor
 
+# Far above any network, and low enough that no file takes more than seconds and a few hundred MiB to be refused.
+MAX_BYTES = 2**24  # of recipe.json, and of the header of model.safetensors
+MAX_ENTRIES = 2**14  # modules, tensors, nodes, groups
+MAX_VALUES = 2**19  # numbers, texts, lists ... of recipe.json
 MAX_LAYERS = 256  # of one recurrent module, whose construction takes time in the square of it
-MAX_DEPTH = 64  # of nested values and module paths: far above any network, far below Python's recursion limit
+MAX_DEPTH = 64  # of nested values and module paths: far below Python's recursion limit
+MAX_NAME = 1000  # characters of a name or path
+MAX_KEYS = 1000  # of a dict in the graph: numbers as keys can be chosen to collide, which takes time in the square
+
+
+@dataclasses.dataclass(frozen=True)
+class GroupSpec:
+    """A channel group: its size, and of what its sizes are multiples."""
+
+    size: int
+    quantum: int = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,9 +65,9 @@ class Recipe:
 
     Attributes:
         torch: version of torch that wrote it; it explains a failure, nothing depends on it.
-        model: what the network was made from (see :func:`identify`), and under ``"graph"`` the sha256 of
-            ``nodes``.
-        sizes: channels of each group, by group name.
+        model: what the network was made from: ``"class"`` and ``"keys"`` (see :func:`identify`), as far as they are
+            known, and under ``"graph"`` the sha256 of ``nodes``.
+        groups: the channel groups by name.
         modules: by path, parents first.
         tensors: by name.
         nodes: in execution order.
@@ -62,8 +76,13 @@ class Recipe:
 
     torch: str
     model: Mapping[str, str]
-    sizes: Mapping[str, int]
+    groups: Mapping[str, GroupSpec]
     modules: Mapping[str, ModuleSpec]
     tensors: Mapping[str, TensorSpec]
     nodes: tuple[NodeSpec, ...]
     weights: Mapping[str, Tensor] = dataclasses.field(repr=False)
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Channels of each group, by group name: what ``plan.resize`` takes."""
+        return {name: group.size for name, group in self.groups.items()}

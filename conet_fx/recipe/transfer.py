@@ -67,6 +67,10 @@ def identify(model: nn.Module) -> dict[str, str]:
 
 def _differences(recipe: Recipe, built: GraphModule, model: nn.Module) -> Iterator[str]:
     """In what ``model``, apart from sizes, is not what ``recipe`` was made from."""
+    made_from, own = recipe.model.get("class", ""), qualified_name(type(model))
+    graphs = any(name.startswith("torch.fx.") for name in (made_from, own))  # all of one class, whatever they hold
+    if made_from and not graphs and made_from.rpartition(".")[2] != own.rpartition(".")[2]:
+        yield f"its class is {own}, not {made_from}"  # the module may differ: __main__ is another name for it
     present = dict(model.named_modules(remove_duplicate=False))
     for path, spec in recipe.modules.items():
         if spec.cls is None:

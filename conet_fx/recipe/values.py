@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import types
 import typing
 from collections.abc import Mapping
@@ -13,8 +14,8 @@ from torch import Tensor
 from torch.fx import Node
 
 from conet_fx.errors import RecipeError
-from conet_fx.recipe.names import qualified_name
-from conet_fx.recipe.spec import MAX_DEPTH
+from conet_fx.recipe.names import qualified_name, short
+from conet_fx.recipe.spec import MAX_DEPTH, MAX_KEYS
 
 _CONSTANTS = {
     str(value): value
@@ -74,7 +75,7 @@ def decode(value: Any, nodes: Mapping[str, Node], depth: int = 0) -> Any:
             return nodes[name]
         case "tuple", list(items):
             return tuple(inner(item) for item in items)
-        case "dict", list(items):
+        case "dict", list(items) if len(items) <= MAX_KEYS:
             return {inner(key): inner(item) for key, item in items}
         case "slice", [start, stop, step]:
             return slice(inner(start), inner(stop), inner(step))
@@ -84,17 +85,18 @@ def decode(value: Any, nodes: Mapping[str, Node], depth: int = 0) -> Any:
             return ...
         case "torch", str(name) if name in _CONSTANTS:
             return _CONSTANTS[name]
-    raise RecipeError(f"{str(value)[:200]} is no value that a recipe may hold, or a node that is not before it")
+    raise RecipeError(f"{short(value)} is no value that a recipe may hold, or a node that is not before it")
 
 
 _TYPES: dict[str, Any] = {"Tensor": Tensor, "None": type(None), "bool": bool, "float": float, "int": int}
+_TEXT = re.compile(r"[\w.\[\], |]{1,200}", re.ASCII)  # names only: typing.get_type_hints evaluates it
 _GENERICS: dict[str, Any] = {"Union": typing.Union, "dict": dict, "list": list, "tuple": tuple}
 
 
 def encode_annotation(annotation: Any) -> Any:
     """A type annotation as JSON data: a name, or ``{generic: arguments}``; None for one that is dropped."""
     if isinstance(annotation, str):  # as ``from __future__ import annotations`` leaves it
-        return {"text": annotation}
+        return {"text": annotation} if _TEXT.fullmatch(annotation) else None
     generic: Any = typing.get_origin(annotation)
     if generic is types.UnionType:
         generic = typing.Union
@@ -111,8 +113,8 @@ def decode_annotation(data: Any, depth: int = 0) -> Any:
         return _TYPES[data]
     if isinstance(data, dict) and len(data) == 1 and depth < MAX_DEPTH:
         ((name, arguments),) = data.items()
-        if name == "text" and isinstance(arguments, str):
+        if name == "text" and isinstance(arguments, str) and _TEXT.fullmatch(arguments):
             return arguments
         if name in _GENERICS and isinstance(arguments, list) and arguments:
             return _GENERICS[name][tuple(decode_annotation(argument, depth + 1) for argument in arguments)]
-    raise RecipeError(f"{str(data)[:200]} is no annotation that a recipe may hold")
+    raise RecipeError(f"{short(data)} is no annotation that a recipe may hold")

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from conet_fx.passes.rounding import allowed
 from conet_fx.search.config import SearchConfig
 from conet_fx.search.history import Action
 
@@ -61,7 +62,7 @@ def decide(
         raise ValueError(f"slope={slope} and condition={condition} cannot be NaN: check what the probe measured")
     size, phi = np.asarray(state.size), np.asarray(state.phi)
     last = np.vectorize(_SIGNS.__getitem__, otypes=[int])(state.last_action)
-    multiple, lowest, highest = _bounds(config, quantum, minimum)
+    lowest, highest = _bounds(config, quantum, minimum)
 
     weak = np.less(slope, config.delta) | np.greater_equal(condition, config.mu)
     sign = np.where((weak & (size > lowest)) | (size > highest), -1, 1)
@@ -69,7 +70,8 @@ def decide(
     stop = turned & (phi < config.gamma)
     phi = np.where(turned, phi / 2, phi)
     sign = np.where(stop, 0, sign)
-    size = np.clip(np.rint(size * (1 + sign * phi) / multiple).astype(int) * multiple, lowest, highest)
+    wanted = size * (1 + sign * phi)
+    size = np.minimum(allowed(wanted, quantum=quantum, minimum=lowest, round_to=config.round_to), highest)
     action = np.select([sign > 0, sign < 0], ["expand", "shrink"], "stop")
 
     return GroupState(
@@ -87,7 +89,7 @@ def reason(
     after = decide(state, slope, condition, config, quantum=quantum, minimum=minimum)
     if state.stopped:
         return "stopped before"
-    _, lowest, highest = _bounds(config, quantum, minimum)
+    lowest, highest = _bounds(config, quantum, minimum)
     low_slope = f"slope {slope:.4g} < delta {config.delta:g}" if slope < config.delta else ""
     high_condition = f"condition {condition:.4g} >= mu {config.mu:g}" if condition >= config.mu else ""
     weak = " and ".join(filter(None, [low_slope, high_condition]))
@@ -106,12 +108,12 @@ def reason(
     return words
 
 
-def _bounds(config: SearchConfig, quantum: int, minimum: int) -> tuple[Any, Any, Any]:
-    """What sizes of a group are multiples of, the lowest size and the highest."""
+def _bounds(config: SearchConfig, quantum: int, minimum: int) -> tuple[Any, Any]:
+    """The lowest size of a group and the highest."""
+    least = np.maximum(config.min_channels, minimum)
+    lowest = allowed(0, quantum=quantum, minimum=least, round_to=config.round_to)
     multiple = np.lcm(config.round_to, quantum)
-    lowest = -(-np.maximum(config.min_channels, minimum) // multiple) * multiple
-    highest = np.maximum(config.max_channels // multiple * multiple, lowest)
-    return multiple, lowest, highest
+    return lowest, np.maximum(config.max_channels // multiple * multiple, lowest)
 
 
 def _plain(value: Any) -> Any:

@@ -18,13 +18,7 @@ def start(group: ChannelGroup, config: SearchConfig) -> GroupState:
     """The state of a free group before the first trial: ``initial_channels``, as nearly as its quantum allows."""
     if config.initial_channels is None:
         return GroupState(size=group.size, phi=config.phi)
-    return GroupState(size=nearest(group, config.initial_channels, config.round_to), phi=config.phi)
-
-
-def nearest(group: ChannelGroup, channels: int, round_to: int = 1) -> int:
-    """The size nearest to ``channels`` that ``group`` allows, a multiple of ``round_to`` where there is one."""
-    multiple = math.lcm(round_to, group.quantum)
-    return max(round(channels / multiple), math.ceil(group.minimum / multiple)) * multiple
+    return GroupState(size=group.nearest(config.initial_channels, config.round_to), phi=config.phi)
 
 
 def judge(

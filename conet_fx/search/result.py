@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 
 from torch import fx
 
-from conet_fx import recipe
 from conet_fx.plan import ChannelPlan, Cost
+from conet_fx.saving import save
 from conet_fx.search.history import Trial
 
 
@@ -34,4 +34,4 @@ class SearchResult:
 
         Raises :class:`~conet_fx.errors.RecipeError` for a model that :func:`conet_fx.save` cannot save.
         """
-        recipe.save(self.model, dir, sizes=self.sizes, model_id=self.model_id)
+        save(self.model, self.plan, dir, model_id=self.model_id)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
+from conet_fx.passes.rounding import allowed
 from conet_fx.probe import LayerMetrics
 
 
@@ -57,8 +58,7 @@ def static_sizes(plan: _Plan, ranks: Mapping[str, LayerMetrics | float], scale: 
             continue
         largest = max(used)
         wanted = group.size * (largest + (1 - scale) * (1 - largest))
-        fewest = -(-group.minimum // group.quantum)
-        sizes[group.name] = max(round(wanted / group.quantum), fewest) * group.quantum
+        sizes[group.name] = allowed(wanted, quantum=group.quantum, minimum=group.minimum)
     return sizes
 
 

@@ -16,10 +16,9 @@ from typing import Any
 import torch
 import torchvision.ops  # noqa: F401  # registers its operators
 from torch import fx, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 
 import conet_fx
+from conet_fx.passes.verify import counting
 from conet_fx.plan import ChannelGroup, ChannelPlan
 
 RECURRENT = (nn.RNNBase, nn.modules.rnn.RNNCellBase)
@@ -67,22 +66,6 @@ def randomise(model: nn.Module, seed: int = 0) -> None:
     for parameter in model.parameters():
         if parameter.numel() > 1 and bool((parameter == parameter.flatten()[0]).all()):
             parameter.copy_(torch.rand(parameter.shape, generator=generator) + 0.5)
-
-
-def flops_of_lstm(inputs: torch.Size, w_input: torch.Size, w_hidden: torch.Size, *_: Any, **__: Any) -> int:
-    """One layer and direction of the fused LSTM on a CPU, which torch does not count by itself."""
-    return 2 * inputs[0] * inputs[1] * (w_input[0] * w_input[1] + w_hidden[0] * w_hidden[1])
-
-
-def flops_of_deformable(inputs: torch.Size, weight: torch.Size, *_: Any, out_shape: torch.Size, **__: Any) -> int:
-    """As a convolution, which torch does not count for operators of torchvision."""
-    return 2 * inputs[0] * out_shape[2] * out_shape[3] * weight.numel()
-
-
-MORE_FLOPS = {
-    torch.ops.aten.mkldnn_rnn_layer: flops_of_lstm,
-    torch.ops.torchvision.deform_conv2d: flops_of_deformable,
-}
 
 
 def random_sizes(groups: Sequence[ChannelGroup], low: float, high: float, seed: int) -> dict[str, int]:
@@ -197,17 +180,6 @@ def trained_parameters(plan: ChannelPlan, module: nn.Module, inputs: Any) -> dic
     own_mode_only = plan.trace.mode_dependent or plan.trace.pieces is not None
     modes = (module.training,) if own_mode_only else (False, True)
     return {training: gradients(module, inputs, training) for training in modes}
-
-
-@contextlib.contextmanager
-def counting() -> Iterator[FlopCounterMode]:
-    """Counts all products, also those of attention: the counter does not know its fused kernels on every device."""
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False, custom_mapping=MORE_FLOPS) as counter:
-            yield counter
-    finally:
-        torch.backends.mha.set_fastpath_enabled(True)
 
 
 def check_growing_keeps_the_function(model: nn.Module, plan: ChannelPlan, inputs: Any, seed: int) -> None:

@@ -19,6 +19,7 @@ from torch import Tensor, fx, nn
 from torch.nn.utils.parametrize import is_parametrized
 from torch.utils import _pytree as pytree
 
+import conet_fx
 from conet_fx import recipe
 from conet_fx.plan import ChannelPlan, analyze
 from tests.passes.battery import counting, masked
@@ -189,7 +190,7 @@ def saved(program: Program, picks: Picks, folder: Path) -> fx.GraphModule:
     model = network(program)
     plan = analyze(model, program.input())
     resized = plan.resize(pick_sizes(plan, picks)).eval()
-    recipe.save(resized, folder, sizes=plan.sizes, model_id=recipe.identify(model))
+    conet_fx.save(resized, plan, folder)
     return resized
 
 

@@ -1,0 +1,48 @@
+"""save(): a resized network on disk, with what its plan knows of it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+
+from torch.fx import GraphModule
+
+from conet_fx import recipe
+from conet_fx.errors import RecipeError
+from conet_fx.passes.info import KEY
+from conet_fx.plan import ChannelPlan
+
+
+def save(
+    module: GraphModule,
+    plan: ChannelPlan,
+    dir: str | os.PathLike[str],
+    *,
+    model_id: Mapping[str, str] | None = None,
+) -> None:
+    """Write ``module`` to ``dir`` (made if missing) as ``model.safetensors`` and ``recipe.json``: :func:`conet_fx.load`
+    and :func:`conet_fx.apply` read them. What is kept and what is not: :func:`conet_fx.recipe.save`.
+
+    Args:
+        module: what ``plan.resize(sizes)`` gave, trained or not; or ``plan.trace.graph_module``, the network as it was
+            traced. It is not changed.
+        plan: ``analyze(model, example)``; the recipe gets its groups, and which model it is of.
+        dir: the directory; other files in it are left alone.
+        model_id: of another model than that of the plan, for ``apply``: that of the recipe, where the plan is of a
+            network that was loaded.
+
+    Raises:
+        RecipeError: ``module`` does not come from ``plan``, or something in it cannot be written as data. Nothing has
+            been written then.
+    """
+    known = getattr(module, "meta", {}).get(KEY, {}).get("sizes")
+    sizes = plan.sizes if module is plan.trace.graph_module else known
+    if sizes is None or sizes.keys() != plan.sizes.keys():
+        raise RecipeError(
+            f"this {type(module).__name__} is not what plan.resize of this plan gave, so that the sizes of its groups "
+            "are not known: save the result of plan.resize"
+        )
+    groups = {group.name: recipe.GroupSpec(sizes[group.name], group.quantum) for group in plan.groups}
+    if model_id is None:
+        model_id = recipe.identify(plan.trace.model or module)
+    recipe.save(module, dir, groups=groups, model_id=model_id)

@@ -1,0 +1,78 @@
+"""What ``init="inherit"`` promises of weights and statistics."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+import conet_fx
+
+IMAGE = torch.randn(4, 3, 6, 6, generator=torch.Generator().manual_seed(0))
+
+
+class Sum(nn.Module):
+    """One group with three writers: two convolutions and a transposed one, added and normalised."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.Conv2d(3, 4, 1)
+        self.b = nn.Conv2d(3, 4, 3, padding=1)
+        self.c = nn.ConvTranspose2d(3, 4, 1)
+        self.norm = nn.BatchNorm2d(4)
+        self.head = nn.Conv2d(4, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.norm(self.a(x) + self.b(x) + self.c(x)).relu())
+
+
+def test_the_norm_counts_all_writers() -> None:
+    """Each writer alone would keep another channel than all three together."""
+    model = Sum()
+    strengths = {"a": [5.0, 0, 3, 0], "b": [0.0, 5, 3, 0], "c": [0.0, 0, 3, 4.9]}
+    with torch.no_grad():
+        for name, values in strengths.items():
+            weight = model.get_submodule(name).weight
+            channels_first = weight.transpose(0, 1) if name == "c" else weight
+            each = channels_first[0].numel()
+            for channel, strength in enumerate(values):
+                channels_first[channel] = strength / each**0.5
+    plan = conet_fx.analyze(model, IMAGE)
+    assert plan.group("a").writers == ("a", "b", "c")
+
+    def kept(size: int) -> list[int]:
+        return plan.resize({"a": size}, init="inherit").meta["conet_fx"]["kept"]["head", "in"].tolist()
+
+    assert kept(1) == [2]  # root(27) against 5, 5 and 4.9
+    assert kept(3) == [0, 1, 2]
+
+
+def test_statistics_follow_the_channels() -> None:
+    model = Sum()
+    for _ in range(3):
+        model(torch.randn(8, 3, 6, 6) + 1)
+    for size in (2, 6):
+        resized = conet_fx.analyze(model, IMAGE).resize({"a": size}, init="inherit")
+        kept = resized.meta["conet_fx"]["kept"]["head", "in"]
+        stays = kept >= 0
+        for name in ("running_mean", "running_var", "weight", "bias"):
+            old, new = getattr(model.norm, name), getattr(resized.get_submodule("norm"), name)
+            assert torch.equal(new[stays], old[kept[stays]])
+        assert int(resized.get_submodule("norm").num_batches_tracked) == 3
+
+
+def test_growing_keeps_the_function_and_shrinking_masks_it() -> None:
+    torch.manual_seed(0)
+    model = Sum().double()
+    x = IMAGE.double()
+    model(x)
+    model.eval()
+    plan = conet_fx.analyze(model, x)
+    for size in (5, 9):
+        grown = plan.resize({"a": size}, init="inherit")
+        assert torch.allclose(grown(x), model(x), rtol=1e-12, atol=1e-12)
+    shrunk = plan.resize({"a": 2}, init="inherit")
+    kept = shrunk.meta["conet_fx"]["kept"]["head", "in"].tolist()
+    with torch.no_grad():
+        for channel in {*range(4)} - {*kept}:
+            model.head.weight[:, channel] = 0
+    assert torch.allclose(shrunk(x), model(x), rtol=1e-12, atol=1e-12)
