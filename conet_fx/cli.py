@@ -89,6 +89,7 @@ class Job:
         image_size: side of the images, pixels.
         batch_size: samples in a batch, >= 1.
         workers: processes that load data, >= 0.
+        data_on_device: keep the training images on the device and augment them there; not for images above 64 pixels.
     """
 
     arch: str
@@ -98,6 +99,7 @@ class Job:
     image_size: int | None = None
     batch_size: PositiveInt = 128
     workers: NonNegativeInt = 0
+    data_on_device: bool = False
 
     def dataset(self) -> DataSet:
         """The data set, read from disk."""
@@ -180,7 +182,9 @@ def _search(arguments: Namespace) -> None:
     fabric = make_fabric(config)
     dataset = job.dataset()
     model = models.build(job.arch, dataset.classes, dataset.shape[0])
-    train, _ = data.loaders(dataset, job.batch_size, config.seed, job.workers)
+    device = fabric.device if job.data_on_device else None
+    part = (fabric.global_rank, fabric.world_size)
+    train, _ = data.loaders(dataset, job.batch_size, config.seed, job.workers, device=device, part=part)
     settings = _yaml(arguments)
     together = Distributed(fabric)
     path = together.from_first(
@@ -218,6 +222,7 @@ def _search(arguments: Namespace) -> None:
             round_to=config.round_to,
             batch_size=job.batch_size,
             workers=job.workers,
+            on_device=job.data_on_device,
             tell=_nobody if arguments.quiet else _tell,
         )
     if together.first:
@@ -275,6 +280,7 @@ def _evaluate(arguments: Namespace) -> None:
         round_to=config.round_to,
         batch_size=job.batch_size,
         workers=job.workers,
+        on_device=job.data_on_device,
         tell=_nobody if arguments.quiet else _tell,
     )
     if fabric.is_global_zero:

@@ -98,6 +98,7 @@ def evaluate(
     *,
     batch_size: int = 128,
     workers: int = 0,
+    on_device: bool = False,
     init_fn: Callable[[nn.Module], Any] | None = None,
     known: Sequence[Evaluation] = (),
     on_seed: Callable[[Evaluation, fx.GraphModule], None] = lambda evaluation, network: None,
@@ -121,7 +122,7 @@ def evaluate(
     for seed in config.seeds:
         if seed in done:
             continue
-        model, done[seed] = _train(sizes, plan, data, config, fabric, seed, batch_size, workers, init_fn)
+        model, done[seed] = _train(sizes, plan, data, config, fabric, seed, batch_size, workers, on_device, init_fn)
         first = model if seed == config.seeds[0] else first
         on_seed(record(), model)
     return record(), first
@@ -155,6 +156,7 @@ def evaluate_rivals(
     round_to: int = 1,
     batch_size: int = 128,
     workers: int = 0,
+    on_device: bool = False,
     tell: Callable[[str], None] = lambda words: None,
 ) -> None:
     """Train the ``found`` network and its :func:`rivals` to the end, and save the record in ``run`` after each seed.
@@ -188,6 +190,7 @@ def evaluate_rivals(
             fabric,
             batch_size=batch_size,
             workers=workers,
+            on_device=on_device,
             known=known,
             on_seed=keep,
         )
@@ -204,9 +207,11 @@ def _train(
     seed: int,
     batch_size: int,
     workers: int,
+    on_device: bool,
     init_fn: Callable[[nn.Module], Any] | None,
 ) -> tuple[fx.GraphModule, float]:
-    train, test = loaders(data, batch_size, seed, workers)
+    device, part = fabric.device if on_device else None, (fabric.global_rank, fabric.world_size)
+    train, test = loaders(data, batch_size, seed, workers, device=device, part=part)
     train = Distributed(fabric).share(train)
     with reproducible(train, fabric.device):
         seed_everything(seed, 0, train)

@@ -14,9 +14,25 @@ from torch.utils.data import Dataset
 from torchvision import datasets
 from torchvision import transforms as untyped_transforms
 
+from conet_fx.data.on_device import Augmentation
+
 transforms: Any = untyped_transforms
 Transform = Callable[[Image.Image], Tensor]
-Splits = tuple[Dataset[Any], Dataset[Any], int, tuple[int, int, int]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Splits:
+    """``train`` is augmented, ``still`` are the same images as they are, and ``augmentation`` makes the first of them.
+
+    Both are None where augmentation begins with images of other sizes.
+    """
+
+    train: Dataset[Any]
+    test: Dataset[Any]
+    classes: int
+    shape: tuple[int, int, int]
+    still: Dataset[Any] | None = None
+    augmentation: Augmentation | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,6 +62,7 @@ def cifar(name: str, root: Path, image_size: int, download: bool) -> Splits:
     try:
         train = kind(root, train=True, transform=augment, download=download)
         test = kind(root, train=False, transform=plain)
+        still = kind(root, train=True, transform=plain)
     except RuntimeError as error:  # torchvision's word for a file that is missing or whose checksum is wrong
         raise FileNotFoundError(
             f"{name} in {(root / kind.base_folder).absolute()} is incomplete or damaged: "
@@ -56,7 +73,8 @@ def cifar(name: str, root: Path, image_size: int, download: bool) -> Splits:
             f"could not fetch {name} ({error.reason}); "
             f"bring {kind.url} by other means and unpack it in {root.absolute()}"
         ) from error
-    return train, test, len(train.classes), (3, image_size, image_size)
+    shape = (3, image_size, image_size)
+    return Splits(train, test, len(train.classes), shape, still, _augmentation(image_size, statistics))
 
 
 def imagenet(root: Path, image_size: int) -> Splits:
@@ -72,7 +90,7 @@ def imagenet(root: Path, image_size: int) -> Splits:
             "get them from image-net.org (it asks for an account) and name their folder with --root DIR; "
             "already sorted into train/CLASS and val/CLASS? then use folder:DIR"
         ) from error
-    return train, test, len(train.classes), (3, image_size, image_size)
+    return Splits(train, test, len(train.classes), (3, image_size, image_size))
 
 
 def folder(path: Path, image_size: int | None) -> Splits:
@@ -90,8 +108,19 @@ def folder(path: Path, image_size: int | None) -> Splits:
     if image_size is None:
         with Image.open(train.samples[0][0]) as image:
             image_size = min(*image.size, 224)
-    train.transform, test.transform = (_small if image_size <= 64 else _large)(image_size, IMAGENET)
-    return train, test, len(train.classes), (3, image_size, image_size)
+    shape = (3, image_size, image_size)
+    if image_size > 64:
+        train.transform, test.transform = _large(image_size, IMAGENET)
+        return Splits(train, test, len(train.classes), shape)
+    train.transform, test.transform = _small(image_size, IMAGENET)
+    still = datasets.ImageFolder(path / "train", test.transform)
+    return Splits(train, test, len(train.classes), shape, still, _augmentation(image_size, IMAGENET))
+
+
+def _augmentation(size: int, statistics: Statistics) -> Augmentation:
+    """What :func:`_small` does to the training images; it pads with black."""
+    black = tuple(-mean / deviation for mean, deviation in zip(statistics.mean, statistics.deviation, strict=True))
+    return Augmentation(pad=size // 8, flip=True, fill=black)
 
 
 def _small(size: int, statistics: Statistics) -> tuple[Transform, Transform]:

@@ -12,19 +12,26 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from conet_fx.data import digits, images
+from conet_fx.data.on_device import Augmentation, OnDevice
 
 NAMES = ("digits", "cifar10", "cifar100", "imagenet", "folder:PATH")
 
 
 @dataclasses.dataclass(frozen=True)
 class DataSet:
-    """A classification task: ``train`` and ``test`` give (image [C, H, W], class index)."""
+    """A classification task: ``train`` and ``test`` give (image [C, H, W], class index).
+
+    ``still`` are the training images without augmentation, which ``augmentation`` does to batches; None where the
+    images of an epoch cannot be made from images of one size.
+    """
 
     name: str
     train: Dataset[Any]
     test: Dataset[Any]
     classes: int
     shape: tuple[int, int, int]
+    still: Dataset[Any] | None = None
+    augmentation: Augmentation | None = None
 
 
 def load(
@@ -60,34 +67,59 @@ def load(
     if image_size is not None and image_size < 1:
         raise ValueError(f"image_size must be at least 1, not {image_size}")
     if name == "digits":
-        return DataSet(name, *digits.splits(image_size or 32))
+        train, test, classes, shape = digits.splits(image_size or 32)
+        return DataSet(name, train, test, classes, shape, train, Augmentation())
     if name.startswith("folder:"):
         folder = Path(root or "", name.removeprefix("folder:"))
-        return DataSet(name, *images.folder(folder, image_size))
+        return _data_set(name, images.folder(folder, image_size))
     if name in images.CIFAR:
-        return DataSet(name, *images.cifar(name, Path(root or "data"), image_size or 32, download))
+        return _data_set(name, images.cifar(name, Path(root or "data"), image_size or 32, download))
     if name == "imagenet":
-        return DataSet(name, *images.imagenet(Path(root or "data"), image_size or 224))
+        return _data_set(name, images.imagenet(Path(root or "data"), image_size or 224))
     close = difflib.get_close_matches(name, NAMES, n=1)
     hint = f", did you mean {close[0]!r}?" if close else ""
     raise ValueError(f"unknown data set {name!r}{hint} (known: {', '.join(NAMES)})")
 
 
-def loaders(dataset: DataSet, batch_size: int, seed: int, workers: int = 0) -> tuple[DataLoader[Any], DataLoader[Any]]:
+def _data_set(name: str, splits: images.Splits) -> DataSet:
+    return DataSet(name, splits.train, splits.test, splits.classes, splits.shape, splits.still, splits.augmentation)
+
+
+def loaders(
+    dataset: DataSet,
+    batch_size: int,
+    seed: int,
+    workers: int = 0,
+    *,
+    device: torch.device | None = None,
+    part: tuple[int, int] = (0, 1),
+) -> tuple[DataLoader[Any] | OnDevice, DataLoader[Any]]:
     """The (training, test) loaders of batches (images, class indices).
 
     A generator of its own shuffles the training set: the same ``seed`` gives the same batches epoch by epoch,
     whatever else draws random numbers. It seeds the workers too, and so their augmentation; without workers
     augmentation draws from torch's global generator. A last training batch of one image is left out: batch
     norm cannot train on it.
+
+    With a ``device`` all training images are kept there and augmented there, as :class:`OnDevice` does, which shares
+    them out to ``part`` (rank, world).
+
+    Raises ValueError for a ``device`` and a data set that cannot be augmented there.
     """
     size = len(dataset.train)  # type: ignore[arg-type]
     common: dict[str, Any] = {
         "batch_size": batch_size,
         "num_workers": workers,
-        "persistent_workers": workers > 0,
         "pin_memory": torch.cuda.is_available(),
     }
+    test: DataLoader[Any] = DataLoader(dataset.test, generator=torch.Generator().manual_seed(seed), **common)
+    if device is not None:
+        if dataset.still is None or dataset.augmentation is None:
+            raise ValueError(
+                f"{dataset.name} cannot be kept on the device: its images are cut from larger ones anew each epoch; "
+                "leave data_on_device out, and use workers"
+            )
+        return OnDevice(dataset.still, dataset.augmentation, batch_size, seed, device, part), test
     train: DataLoader[Any] = DataLoader(
         dataset.train,
         shuffle=True,
@@ -95,5 +127,4 @@ def loaders(dataset: DataSet, batch_size: int, seed: int, workers: int = 0) -> t
         generator=torch.Generator().manual_seed(seed),
         **common,
     )
-    test: DataLoader[Any] = DataLoader(dataset.test, generator=torch.Generator().manual_seed(seed), **common)
     return train, test
