@@ -15,7 +15,7 @@ DOCS = Path(__file__).parents[1] / "docs"
 TABLES = (ops.FUNCTIONS, ops.METHODS, ops.MODULES, custom.FUNCTIONS, custom.CLASSES)
 
 
-@pytest.mark.parametrize("page", ["operators.md", "fx.md", "probe.md", "ship.md"])
+@pytest.mark.parametrize("page", ["operators.md", "fx.md", "probe.md", "search.md", "ship.md"])
 def test_examples(page: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)  # where examples save what they made
     text = (DOCS / page).read_text()
