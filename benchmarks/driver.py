@@ -23,7 +23,6 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn import functional
-from torch.utils.data import Subset
 
 from benchmarks.probe.__main__ import table
 from benchmarks.processes import describe
@@ -66,13 +65,9 @@ class Task:
     def __init__(self, name: str, root: str | None, images: int | None, config: SearchConfig) -> None:
         self.config = config
         self.data = data.load(name, root=root, image_size=8 if name == "digits" else None)
-        if images is not None:
-            self.data.train.transform = self.data.still.transform if self.data.still else None  # type: ignore
-            kept = Subset(self.data.train, range(images))
-            self.batches = [kept[index] for index in range(images)]
-            self.samples: Any = self.batches
-        else:
-            self.samples = self.data.train
+        still: Any = self.data.still
+        picked = torch.randperm(len(still), generator=torch.Generator().manual_seed(0))[:images].tolist()
+        self.samples: Any = [still[index] for index in picked]  # decoded now, not in the time that counts
         torch.manual_seed(0)
         self.model = models.build("resnet18_cifar", self.data.classes, in_channels=self.data.shape[0])
 
@@ -138,7 +133,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--trials", type=int, default=4)
     parser.add_argument("--epochs", type=int, default=5, help="in a trial (default 5)")
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--images", type=int, default=None, help="take only so many, decoded before (default: all)")
+    parser.add_argument("--images", type=int, default=None, help="take only so many (default: all)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
     options = parser.parse_args(arguments)
     rows = []

@@ -175,6 +175,23 @@ def test_two_generations_are_kept(tmp_path: Path) -> None:
     assert not list(tmp_path.rglob("*.partial"))
 
 
+def test_a_full_disk_leaves_the_state_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fsync, calls = os.fsync, []
+
+    def full(descriptor: int) -> None:
+        calls.append(descriptor)
+        if len(calls) > 30:
+            raise OSError(28, "No space left on device")
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(conet_fx.SearchError, match=r"cannot be written \(No space left on device\): .* make room"):
+        search(run_dir=tmp_path)
+    assert not list(tmp_path.rglob("*.partial"))
+    monkeypatch.undo()
+    assert fingerprint(search(run_dir=tmp_path)) == undisturbed("adas")
+
+
 def test_states_that_only_pickle_could_save_are_refused_before_training(tmp_path: Path) -> None:
     class Odd(torch.optim.SGD):
         def __init__(self, parameters: Any) -> None:
