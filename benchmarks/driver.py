@@ -4,9 +4,9 @@
                                 [--repeats N] [--images N] [--json FILE]
 
 A search is run once for its sizes. Then, in turns, the search is run again with a run directory (so it probes, decides,
-rewrites, saves checkpoints and the history), and the networks of its trials are trained by a loop of zero_grad, forward,
-backward and step, on the same batches in the same order. `ratio` is the median over the repeats of that of the two
-wall times. `rewrite` and `save` are the shares of a search that resizing networks and writing files take.
+rewrites, saves checkpoints and the history), and the networks of its trials are trained by a loop of zero_grad,
+forward, backward and step, on the same batches in the same order. `ratio` is the median over the repeats of that of the
+two wall times. `rewrite` and `save` are the shares of a search that resizing networks and writing files take.
 """
 
 from __future__ import annotations
@@ -31,7 +31,6 @@ from conet_fx.plan import ChannelPlan
 from conet_fx.search.distributed import make_fabric
 from conet_fx.search.randomness import seed_everything
 from conet_fx.search.run_dir import RunDirectory
-
 
 BATCH = 64
 

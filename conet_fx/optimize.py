@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
 import functools
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -15,12 +13,9 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from conet_fx import recipe
-from conet_fx.plan import ChannelPlan
-from conet_fx.report.network import save_network
-from conet_fx.report.observer import Observer, told
-from conet_fx.report.progress import Progress
+from conet_fx.journal import Journal
+from conet_fx.report.observer import Observer
 from conet_fx.search.batches import Loss
-from conet_fx.search.checkpoint import Checkpoint, Saver, read_checkpoint
 from conet_fx.search.config import DEFAULT_DELTA, SearchConfig
 from conet_fx.search.decisions import GroupState
 from conet_fx.search.distributed import Distributed, launch, make_fabric
@@ -29,8 +24,6 @@ from conet_fx.search.hooks import Hooks, TrainEpoch
 from conet_fx.search.judge import judge, resumed, sizes_of, start, within_budget
 from conet_fx.search.randomness import reproducible, seed_everything
 from conet_fx.search.result import SearchResult
-from conet_fx.search.run_dir import RunDirectory
-from conet_fx.search.signals import Signals
 from conet_fx.search.task import Task, cost_per_sample
 from conet_fx.search.trial import TrialTraining
 
@@ -97,65 +90,40 @@ def optimize(
     together = Distributed(launch(fabric) if fabric else make_fabric(config))
     loader = together.share(loader)
     task = Task.of(model, loader, config, hooks, example_inputs)
-    plan = task.plan
-
-    with contextlib.ExitStack() as stack:
-        run, history, checkpoint = together.from_first(lambda: _open(run_dir, model, plan, config, resume, stack))
-        run = run if together.first else None
-        saver = None
-        if run_dir is not None:
-            saver = Saver(run, together, config.checkpoint_seconds, stack.enter_context(Signals()))
-        stack.enter_context(reproducible(loader, together.fabric.device))
-        display = stack.enter_context(
-            Progress(enabled=progress and together.first, trials=config.trials, epochs=config.epochs_per_trial)
-        )
-        observers = observers if together.first else ()
+    plan, model_id = task.plan, recipe.identify(model)
+    journal = Journal(together, plan, config, model_id, run_dir, resume=resume, progress=progress, observers=observers)
+    with journal, reproducible(loader, together.fabric.device):
         states = {group.name: start(group, config) for group in plan.free}
-        for trial in history:
+        for trial in journal.history:
             states = {name: resumed(record) for name, record in trial.groups.items()}
         task.check_budget(sizes_of(states), config)
-        trained = checkpoint.state["model"] if checkpoint is not None else None
-        for observer in observers:
-            observer.begin(history)
 
-        for number in range(len(history) + 1, config.trials + 1):
-            if all(state.stopped for state in states.values()):
-                break
-            seed_everything(config.seed, number, loader)
+        while len(journal.history) < config.trials and not all(state.stopped for state in states.values()):
+            number = len(journal.history) + 1
             sizes = sizes_of(states)
+            seed_everything(config.seed, number, loader)
             candidate = plan.resize(sizes, init="reset", init_fn=init_fn)
-            cost = cost_per_sample(plan, sizes)
             seed_everything(config.seed, number, loader, together.fabric.global_rank)
-            display.trial(number, cost.params, sum(not state.stopped for state in states.values()))
 
+            cost, moving = cost_per_sample(plan, sizes), sum(not state.stopped for state in states.values())
             training = TrialTraining(candidate, loader, config, together.fabric, hooks, number)
-            if checkpoint is not None and checkpoint.trial == number:
-                training.load(checkpoint.state, told(display, (), number))
-            epochs = training.run(
-                told(display, observers, number), saver.of(training, sizes) if saver else lambda ended: None
-            )
+            epochs = journal.train(training, cost.params, moving)
+
             verdicts = together.from_first(functools.partial(_verdicts, task, states, epochs, config))
-            trained = candidate.state_dict()
             states = {name: state for name, (state, _) in verdicts.items()}
             records = {name: record for name, (_, record) in verdicts.items()}
             seconds = sum(epoch.seconds for epoch in epochs)
-            history.append(Trial(number, sizes, cost.params, cost.macs, epochs, records, seconds))
-            if saver is not None and config.weights == "trained":
-                saver.save(training, sizes)  # before the history says that there is nothing left to train
-            if run is not None:
-                run.save_history(history)
-            for observer in observers:
-                observer.trial(history[-1])
+            journal.add(Trial(number, sizes, cost.params, cost.macs, epochs, records, seconds), training)
 
         sizes = sizes_of(states)
         seed_everything(config.seed, 0, loader)
-        if config.weights == "trained" and trained is not None:
-            last = plan.resize(history[-1].sizes)  # on the CPU, in the model's own precision
-            last.load_state_dict(trained)
+        if config.weights == "trained" and journal.trained is not None:
+            last = plan.resize(journal.history[-1].sizes)  # on the CPU, in the model's own precision
+            last.load_state_dict(journal.trained)
             found = task.analyze(last).resize(sizes, init="inherit")
         else:
             found = plan.resize(sizes, init="reset", init_fn=init_fn)
-    return SearchResult(found, sizes, plan, history, cost_per_sample(plan, sizes), recipe.identify(model))
+    return SearchResult(found, sizes, plan, journal.history, cost_per_sample(plan, sizes), model_id)
 
 
 def _verdicts(
@@ -164,28 +132,3 @@ def _verdicts(
     """What becomes of each free group after a trial, and the record of it."""
     verdicts = {group.name: judge(group, states[group.name], epochs, config) for group in task.plan.free}
     return within_budget(task.plan, verdicts, config, lambda sizes: task.fits(sizes, config))
-
-
-def _open(
-    run_dir: str | os.PathLike[str] | None,
-    model: nn.Module,
-    plan: ChannelPlan,
-    config: SearchConfig,
-    resume: bool,
-    stack: contextlib.ExitStack,
-) -> tuple[RunDirectory | None, list[Trial], Checkpoint | None]:
-    """The run directory, locked until ``stack`` ends; its finished trials, and the one under way."""
-    if run_dir is None:
-        return None, [], None
-    run = RunDirectory(run_dir)
-    stack.enter_context(run.locked())
-    history = run.open(recipe.identify(model), plan.groups, dataclasses.asdict(config), resume)
-    save_network(run, plan)
-    checkpoint = read_checkpoint(run, lambda found: found.trial == len(history) + 1)
-    if checkpoint is None and config.weights == "trained" and history:
-        # the weights that the last trial trained are wanted: they are on disk, or it is run again
-        checkpoint = read_checkpoint(run, lambda found: found.trial == len(history))
-        ended = len(history) >= config.trials or all(group.action == "stop" for group in history[-1].groups.values())
-        if ended and (checkpoint is None or len(checkpoint.state["epochs"]) < config.epochs_per_trial):
-            history.pop()
-    return run, history, checkpoint

@@ -8,7 +8,7 @@ import hashlib
 import json
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +30,9 @@ STEPS = 20  # between two agreements of several processes whether to save
 
 @dataclasses.dataclass(frozen=True)
 class Checkpoint:
-    """Trial ``trial``, of a candidate with these ``sizes``, somewhere between its first step and its end."""
+    """Trial number ``trial`` somewhere between its first step and its end: the state of a ``TrialTraining``."""
 
     trial: int
-    sizes: Mapping[str, int]
     state: Any
 
 
@@ -42,7 +41,7 @@ def write_checkpoint(run: RunDirectory, checkpoint: Checkpoint) -> None:
     state, tensors = pack(checkpoint.state)
     content = save(tensors)
     number = max(_numbers(run), default=0) + 1
-    record = {"trial": checkpoint.trial, "sizes": dict(checkpoint.sizes), "state": state, "tensors": _sum(content)}
+    record = {"trial": checkpoint.trial, "state": state, "tensors": _sum(content)}
     text = json.dumps(record, allow_nan=False)
     run.write(f"{FOLDER}/{number}.safetensors", content)
     run.write(f"{FOLDER}/{number}.json", json.dumps({"sha256": _sum(text.encode()), "record": record}, allow_nan=False))
@@ -80,7 +79,7 @@ def _read(run: RunDirectory, number: int) -> Checkpoint:
     if record["tensors"] != _sum(content):
         raise ValueError(f"the checksum of {number}.safetensors does not fit")
     tensors: dict[str, Tensor] = load(content)
-    return Checkpoint(record["trial"], record["sizes"], unpack(record["state"], tensors))
+    return Checkpoint(record["trial"], unpack(record["state"], tensors))
 
 
 def _numbers(run: RunDirectory, suffix: str = "") -> set[int]:
@@ -111,7 +110,7 @@ class Saver:
         self._due = time.monotonic() + seconds
         self._steps = 0
 
-    def of(self, training: TrialTraining, sizes: Mapping[str, int]) -> Callable[[bool], None]:
+    def of(self, training: TrialTraining) -> Callable[[bool], None]:
         """What to call after each step of a trial, with False, and after each epoch, with True.
 
         Raises SearchError where the state of the optimizer or the schedule could not be saved.
@@ -123,25 +122,25 @@ class Saver:
                 f"the state of the trial cannot be saved ({error}): use another optimizer_fn or scheduler_fn, or "
                 "search without run_dir"
             ) from error
-        return functools.partial(self._between, training, sizes)
+        return functools.partial(self._between, training)
 
-    def _between(self, training: TrialTraining, sizes: Mapping[str, int], ended: bool) -> None:
+    def _between(self, training: TrialTraining, ended: bool) -> None:
         """Save where it is time, and end the process where a signal asks for it."""
         self._steps += 1
         if self._together.fabric.world_size > 1 and self._steps % STEPS and not ended:
             return  # several processes agree on it only now and then
         stop = self._together.any(self._signals.received is not None)
         if self._together.any(time.monotonic() >= self._due) or stop:
-            self.save(training, sizes)
+            self.save(training)
         if stop:
             self._signals.act()
             raise SystemExit("another process of the search was told to stop")
 
-    def save(self, training: TrialTraining, sizes: Mapping[str, int]) -> None:
+    def save(self, training: TrialTraining) -> None:
         """Save the trial now; all processes call it."""
         start = time.monotonic()
         state = training.state()
         if self._run is not None:
-            write_checkpoint(self._run, Checkpoint(training.number, sizes, state))
+            write_checkpoint(self._run, Checkpoint(training.number, state))
         end = time.monotonic()
         self._due = end + max(self._seconds, (end - start) / SHARE if self._seconds else 0)

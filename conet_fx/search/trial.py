@@ -64,9 +64,9 @@ class TrialTraining:
         self._began: list[RandomState] = []  # the random states of all processes before it
 
     @property
-    def finished(self) -> bool:
-        """Whether all epochs are trained and measured."""
-        return len(self.epochs) == self._config.epochs_per_trial
+    def weights(self) -> dict[str, Any]:
+        """The state_dict of the candidate as it is now."""
+        return self._candidate.state_dict()
 
     def run(self, on_epoch: Callable[[Epoch], object], after_step: Callable[[bool], object]) -> tuple[Epoch, ...]:
         """Train the epochs that are left, and measure the last.
@@ -184,7 +184,7 @@ class TrialTraining:
         """All that the rest of the trial depends on; processes take it together. Not while an epoch of a hook runs."""
         self._finish()
         return {
-            "model": self._candidate.state_dict(),
+            "model": self.weights,
             "optimizer": self._own.state_dict(),
             "schedule": self._schedule.state_dict() if self._schedule is not None else None,
             "precision": self._together.fabric.strategy.precision.state_dict(),
