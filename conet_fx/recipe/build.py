@@ -188,6 +188,8 @@ def _build_graph(recipe: Recipe, leaves: Collection[str]) -> Graph:
             raise RecipeError(f"{where} has a name that is taken")
         if spec.wrapped:
             node.meta["is_wrapped"] = True
+        if spec.scope:
+            node.meta["scope"] = spec.scope
         nodes[spec.name] = node
     if not recipe.nodes or recipe.nodes[-1].op != "output":
         raise RecipeError("the graph has no output")
