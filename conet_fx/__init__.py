@@ -1,7 +1,16 @@
 """conet-fx: find the right channel size for every layer of a CNN."""
 
 from conet_fx import probe, search
-from conet_fx.errors import ConetError, ConstraintError, RecipeError, ResizeError, SearchError, TraceError
+from conet_fx.errors import (
+    ConetError,
+    ConstraintError,
+    ExportError,
+    RecipeError,
+    ResizeError,
+    SearchError,
+    TraceError,
+)
+from conet_fx.export import export
 from conet_fx.optimize import optimize
 from conet_fx.passes.info import ChannelInfo
 from conet_fx.plan import ChannelGroup, ChannelPlan, Cost, analyze
@@ -20,6 +29,7 @@ __all__ = [
     "ConetError",
     "ConstraintError",
     "Cost",
+    "ExportError",
     "RecipeError",
     "Registration",
     "ResizeError",
@@ -30,6 +40,7 @@ __all__ = [
     "Trial",
     "analyze",
     "apply",
+    "export",
     "load",
     "optimize",
     "probe",

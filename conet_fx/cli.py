@@ -1,9 +1,11 @@
-"""The command line: conet-fx search, report, graph.
+"""The command line: conet-fx search, report, graph, export.
 
 conet-fx search --arch resnet18_cifar --data digits
 conet-fx search --arch torchvision:mobilenet_v2 --data cifar10 --root data --delta 0.01 --trials 25
 conet-fx report runs/resnet18_cifar-digits
 conet-fx graph torchvision:densenet121 --shape 3 224 224 -o densenet.svg
+conet-fx export runs/resnet18_cifar-digits -o network.py
+conet-fx export runs/resnet18_cifar-digits --shape 3 8 8 -o network.onnx
 """
 
 from __future__ import annotations
@@ -27,8 +29,10 @@ from conet_fx import data, models, recipe
 from conet_fx.draw import check_suffix
 from conet_fx.errors import ConetError
 from conet_fx.evaluate import EvaluationConfig, evaluate, rivals
+from conet_fx.export import Format, export
 from conet_fx.optimize import optimize
 from conet_fx.plan import analyze
+from conet_fx.recipe.files import RECIPE
 from conet_fx.report import collect, page, tables, verdict
 from conet_fx.search import SearchConfig
 from conet_fx.search.result import SearchResult
@@ -51,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     sys.path.insert(0, os.getcwd())  # mymodel:factory is looked up where the user stands
     parser = _parser(list(sys.argv[1:] if argv is None else argv))
     arguments = parser.parse_args(argv)
-    command = {"search": _search, "report": _report, "graph": _graph}[arguments.subcommand]
+    command = {"search": _search, "report": _report, "graph": _graph, "export": _export}[arguments.subcommand]
     try:
         command(arguments[arguments.subcommand])
     except (ConetError, ValueError, TypeError, FileNotFoundError) as error:
@@ -157,6 +161,20 @@ def _graph(arguments: Namespace) -> None:
         print(arguments.output)
 
 
+def _export(arguments: Namespace) -> None:
+    """Write a saved network as Python source (.py), a program of torch.export (.pt2) or ONNX (.onnx)."""
+    saved, run = Path(arguments.saved), Path(arguments.saved, FOUND)
+    inputs = torch.randn(2, *arguments.shape) if arguments.shape else None
+    path = export(
+        run if run.is_dir() and not (saved / RECIPE).exists() else saved,
+        arguments.output,
+        format=arguments.format,
+        example_inputs=inputs,
+        dynamic_batch=not arguments.fixed_batch,
+    )
+    print(path)
+
+
 # --- arguments -------------------------------------------------------------------------------------------------
 
 
@@ -198,6 +216,17 @@ def _parser(argv: Sequence[str]) -> ArgumentParser:
     graph.add_argument("--resize_linear", action="store_true", help="hidden linear layers may change too")
     graph.add_argument("--strict", action="store_true", help="fail at an operator that is not in the table")
     commands.add_subcommand("graph", graph, help="show the channel groups of a network")
+
+    saving = ArgumentParser(description=_export.__doc__)
+    saving.add_argument("saved", type=str, help="directory of a saved network, or of a run that found one")
+    saving.add_argument("-o", "--output", type=str, required=True, help="the file to write")
+    saving.add_argument("--format", type=Format | None, default=None, help="default: what the suffix of the file says")
+    saving.add_argument(
+        "--shape", type=PositiveInt, nargs="+", default=None,
+        help="shape of one input, such as 3 224 224; needed for torch-export and onnx",
+    )  # fmt: skip
+    saving.add_argument("--fixed_batch", action="store_true", help="for batches of two only, not of any size")
+    commands.add_subcommand("export", saving, help="write a saved network for other programs")
     return parser
 
 

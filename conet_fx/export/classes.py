@@ -154,9 +154,9 @@ class Writer:
         if simple and not any(hasattr(nn.ModuleDict, name) for name in names):
             return "dict"
         own = self.tensors[path]
-        if not children and own and [*own] == [str(i) for i in range(len(own))]:
-            if all(spec.parameter and spec.same_as is None for spec in own.values()):
-                return "parameters"
+        listed = not children and own and [*own] == [str(i) for i in range(len(own))]
+        if listed and all(spec.parameter and spec.same_as is None for spec in own.values()):
+            return "parameters"
         return "plain"
 
     def access(self, path: str, owner: str) -> str:
@@ -411,8 +411,10 @@ class Writer:
                 continue
             owner, other = self.access(path, "") if path else "self", self.access(spec.same_as, "")
             if self.recipe.tensors[spec.same_as].parameter:
-                yield f"{owner}.{key} = {other}" if _is_plain(key) else (
-                    f"{owner}.register_parameter({quoted(key)}, {other})"
+                yield (
+                    f"{owner}.{key} = {other}"
+                    if _is_plain(key)
+                    else (f"{owner}.register_parameter({quoted(key)}, {other})")
                 )
             else:
                 rest = "" if spec.persistent else ", persistent=False"

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import builtins
 import dataclasses
+import functools
 import importlib
+import inspect
 import itertools
 import math
 import operator
@@ -120,7 +122,7 @@ def _no_node(node: Node) -> Text:
 
 
 def nest(value: Any, of_node: Callable[[Node], Text]) -> Text:
-    """An argument of a node: constants, nodes (as ``of_node`` writes them), and tuples, lists, dicts, slices of such."""
+    """An argument of a node: constants, nodes (as ``of_node`` writes them), tuples, lists, dicts, slices of such."""
 
     def inner(item: Any) -> str:
         return nest(item, of_node).text
@@ -189,7 +191,25 @@ def call(node: Node, of_node: Callable[[Node], Text], imports: Imports) -> Text:
         return Text(f"{sign}{text(args[0], binds)}", binds)
     if target is tuple and len(args) == 1 and isinstance(args[0], (tuple, list)):
         return nest(tuple(args[0]), of_node)
-    return Text(f"{imports.name(target)}({arguments(args, kwargs, of_node)})")
+    told = {name: value for name, value in kwargs.items() if not _is_default(target, name, value)}
+    return Text(f"{imports.name(target)}({arguments(args, told, of_node)})")
+
+
+def _is_default(function: Callable[..., Any], name: str, value: Any) -> bool:
+    """Whether an argument is what the function takes without it (``inplace=False``)."""
+    default = _defaults(function).get(name, _NONE)
+    return type(value) is type(default) and not isinstance(value, Node) and value == default
+
+
+_NONE = object()
+
+
+@functools.cache
+def _defaults(function: Callable[..., Any]) -> Mapping[str, Any]:
+    try:
+        return {name: parameter.default for name, parameter in inspect.signature(function).parameters.items()}
+    except ValueError:  # written in C++
+        return {}
 
 
 def arguments(args: Any, kwargs: Mapping[str, Any], of_node: Callable[[Node], Text]) -> str:

@@ -121,9 +121,7 @@ def _build(path: str, nodes: Sequence[Node], scopes: Mapping[Node, str], open_pa
         value
         for node in nodes
         for value in node.all_input_nodes
-        if value not in own
-        and not is_flag(value)
-        and not (value.op == "get_attr" and within(str(value.target), path))
+        if value not in own and not is_flag(value) and not (value.op == "get_attr" and within(str(value.target), path))
     )
     outputs = [node for node in nodes if any(user not in own for user in node.users)]
     return Region(path, tuple(items), tuple(inputs), tuple(outputs))
@@ -142,7 +140,7 @@ def _walk(region: Region) -> Iterable[Region]:
 
 
 def _is_one_forward(runs: Sequence[Region], scopes: Mapping[Node, str], computes: bool) -> bool:
-    """Whether one ``forward`` can stand for all runs. A list of layers has none, unless it is a chain of all of them."""
+    """Whether one ``forward`` can stand for all runs. A list of layers has none, unless it is a chain of them."""
     if not computes and not is_chain(runs[0]) and all(name.isdigit() for name in _called(runs[0])):
         return False
     return len(runs) == 1 or len({_signature(run, scopes) for run in runs}) == 1
@@ -162,16 +160,13 @@ def is_chain(region: Region) -> bool:
     """True where each part is called once, on what the one before gave, as ``nn.Sequential`` does."""
     if len(region.inputs) != 1 or len(region.outputs) != 1 or any(map(is_function, region.items)):
         return False
-    value = region.inputs[0]
-    for position, item in enumerate(region.items):
+    value: object = region.inputs[0]
+    for item in region.items:
         if isinstance(item, Region):
-            given, made = list(item.inputs), list(item.outputs)
+            given, made = item.inputs, item.outputs
         else:
-            given, made = [*item.args] if not item.kwargs else [], [item]  # type: ignore[assignment]
-        if given != [value] or len(made) != 1:
-            return False
-        used = set(region.nodes if not isinstance(item, Region) else set(region.nodes) - set(item.nodes))
-        if position < len(region.items) - 1 and (len(used & set(made[0].users)) == 0 or made[0] in region.outputs):
+            given, made = ((), ()) if item.kwargs else (item.args, (item,))  # type: ignore[assignment]
+        if len(made) != 1 or [*given] != [value]:
             return False
         value = made[0]
     return value is region.outputs[0] and len(set(_called(region))) == len(region.items)

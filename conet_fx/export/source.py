@@ -14,9 +14,13 @@ from conet_fx.errors import ExportError
 from conet_fx.export.classes import FEW, UNPACKED, UNPACKED_SOURCE, Writer
 from conet_fx.export.expressions import Imports, quoted
 from conet_fx.export.layout import wrapped
+from conet_fx.export.programs import copied, example_call
+from conet_fx.passes.inputs import Inputs
+from conet_fx.passes.nodes import tensors
+from conet_fx.passes.shapes import undisturbed
 from conet_fx.recipe.build import build, named_tensors
 from conet_fx.recipe.files import WEIGHTS
-from conet_fx.recipe.spec import Recipe
+from conet_fx.recipe.spec import Recipe, TensorSpec
 
 _HEADER = '''"""{name}, written by conet-fx: {parameters:,} parameters. The weights lie in a file of their own.
 
@@ -106,11 +110,27 @@ def _loading(recipe: Recipe) -> Iterator[str]:
         ]
     if large:
         lines += [
-            "            elif self.get_buffer(name).numel() > %d:  # smaller ones are written out above" % FEW,
+            f"            elif self.get_buffer(name).numel() > {FEW}:  # smaller ones are written out above",
             f'                raise KeyError(f"{{name}} is in no state dict: load {WEIGHTS}")',
         ]
     lines += ["        return super().load_state_dict(state_dict, *args, **options)"]
     yield "\n".join(lines)
+
+
+def check_outputs(text: str, name: str, recipe: Recipe, example: Inputs) -> None:
+    """Run the source and the network of the recipe on an example. Raises :class:`ExportError` where they differ."""
+    namespace: dict[str, Any] = {"__name__": "exported"}
+    exec(compile(text, f"<{name}>", "exec"), namespace)
+    made, expected = namespace[name](), build(recipe)
+    made.load_state_dict(recipe.weights)
+    outputs = []
+    with undisturbed(), torch.no_grad():
+        for module in (made, expected):
+            args, kwargs = copied(example_call(expected, example))
+            outputs.append(tensors(module.eval()(*args, **kwargs)))
+    for ours, theirs in zip(*outputs, strict=True):
+        if not torch.equal(ours.nan_to_num(), theirs.nan_to_num()):
+            raise ExportError("the source that was written gives other outputs, please report this")
 
 
 def _check(text: str, name: str, recipe: Recipe) -> None:

@@ -124,8 +124,7 @@ class _Writer:
         self.expressions: dict[Node, Text] = {}  # of what is read where it is used, once it was come across
         self.names: dict[Node, str] = {}
         self.lines: list[str] = []
-        own = region.nodes
-        self.own = set(own)
+        self.own = {item for item in region.items if isinstance(item, Node)}
         self.joined = self._joined()
         items = [item for item in region.items if not (isinstance(item, Node) and self._is_read_in_place(item))]
         self.last = self._last_uses(items)
