@@ -101,3 +101,16 @@ def test_a_number_that_the_graph_computes_is_not_spelled_out(spelling: str) -> N
     x = torch.rand(3, 3, 5)
     assert torch.equal(plan.resize({}, init="inherit")(x), model(x))
     assert plan.resize({"conv": 6})(x).shape == (3, 6, 2)
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.complex64])
+def test_parameters_that_are_no_floats_are_kept(dtype: torch.dtype) -> None:
+    """Tables of integers and complex factors, which no normal distribution gives."""
+
+    def forward(self: Any, x: torch.Tensor) -> torch.Tensor:
+        return self.out(self.conv(x) + self.table.abs().sum())
+
+    table = nn.Parameter(torch.arange(4).to(dtype), requires_grad=False)
+    model = net(forward, conv=nn.Conv2d(3, 4, 1), table=table, out=nn.Conv2d(4, 2, 1))
+    plan = conet_fx.analyze(model, torch.rand(2, 3, 5, 5))
+    assert plan.resize({"conv": 6}).table.tolist() == [0, 1, 2, 3]
