@@ -260,7 +260,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--but", metavar="NAME,...", default="", help="leave these out (parts of names do)")
     parser.add_argument("--jobs", type=int, default=1, help="processes at a time (default 1)")
     parser.add_argument("--timeout", type=float, default=300, help="CPU seconds for one network (default 300)")
-    parser.add_argument("--json", dest="out", type=Path, metavar="FILE", help="write the rows there, after each network")
+    parser.add_argument(
+        "--json", dest="out", type=Path, metavar="FILE", help="write the rows there, after each network"
+    )
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the table into a page of the docs")
     parser.add_argument("--resume", action="store_true", help="keep the rows that the file of --json has")
     parser.add_argument("--failed", action="store_true", help="with --resume: but measure those with faults again")
@@ -276,7 +278,11 @@ def main(arguments: list[str] | None = None) -> None:
             sys.exit(f"{package} is not installed: pip install '.[onnx]'")
     rows = kept_rows(options, passed)
     left_out = [part for part in options.but.split(",") if part]
-    names = [name for name in chosen(options.zoo, options.models) if not any(part in name for part in left_out)]
+    names = [  # a network whose two modes differ is what it is in eval mode
+        name
+        for name in chosen(options.zoo, options.models)
+        if not name.endswith(":train") and not any(part in name for part in left_out)
+    ]
     console = Console(markup=False, emoji=False, highlight=False, soft_wrap=True)
 
     def work(name: str) -> None:

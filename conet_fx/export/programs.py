@@ -39,8 +39,14 @@ def write_torch_export(module: nn.Module, call: Call, path: Path, dynamic_batch:
     """Write a .pt2 file; load it again and compare. Raises :class:`ExportError`."""
     with _evaluated(module):
         program = _program(module, call, dynamic_batch)
-        with _quiet(), path.open("wb") as file:
-            torch.export.save(program, file)
+        try:
+            with _quiet(), path.open("wb") as file:
+                torch.export.save(program, file)
+        except Exception as error:
+            raise ExportError(
+                f"torch.export cannot save {_name(module)} ({_brief(error)}). Where a named tuple is the reason: in what "
+                "conet_fx.save writes it is a tuple, and that directory can be exported"
+            ) from error
         with _quiet(), path.open("rb") as file:
             loaded = torch.export.load(file).module()
         for given in _calls(call, dynamic_batch):
@@ -196,9 +202,10 @@ def _name(module: nn.Module) -> str:
 
 
 def _brief(error: BaseException) -> str:
-    """The kind of an error and the first line that says something."""
+    """The kind of an error and the line that says most: the first, or the first of the list that follows it."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[0][:300]}" if lines else type(error).__name__
+    said = next((line.removeprefix("- ") for line in lines if line.startswith("- ")), lines[0] if lines else "")
+    return f"{type(error).__name__}: {said[:300]}" if said else type(error).__name__
 
 
 @contextlib.contextmanager

@@ -31,7 +31,7 @@ _HEADER = '''"""{name}, written by conet-fx: {parameters:,} parameters. The weig
 
 '''
 _LOAD = '''    def load_state_dict(self, state_dict, *args, **options):
-        """As ever, and from {weights} too, which holds shared tensors once and buffers of no state_dict as well."""
+        """As ever, and from {weights} too, with shared tensors once and buffers that no state_dict has."""
         state_dict = dict(state_dict)
 '''
 

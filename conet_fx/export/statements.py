@@ -331,6 +331,8 @@ def _plain_name(node: Node, region: Region) -> str:
         name = f"{rest[-1]}_{name}" if name.isdigit() and rest else name
     elif node.target is getattr:
         name = str(node.args[1])
+    elif node.target is operator.getitem:
+        name = "part"
     else:
         name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "value")
     name = re.sub(r"\W+", "_", name).strip("_")
