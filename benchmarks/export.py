@@ -3,8 +3,8 @@
     python -m benchmarks.export [--zoo torchvision|timm|all] [--models NAME,...] [--jobs N] [--timeout S]
                                 [--but NAME,...] [--json FILE [--resume [--failed]]] [--markdown FILE]
 
-Every network is resized (all free groups to random sizes between half and one and a half times the present ones, seeded)
-with inherited weights, in a process of its own, with one thread and a time limit. Then, in eval mode on small inputs:
+Every network is resized with inherited weights (all free groups to random sizes between half and one and a half times
+the present ones, seeded), in a process of its own, with one thread and a time limit. Then, in eval mode:
 
 * ``saved``: ``conet_fx.save`` writes it; ``loaded``: another process that has nothing but the files loads it, with
   bit-identical outputs; ``applied``: ``conet_fx.apply`` on the user's class, bit-identical, the same state_dict keys;
@@ -211,8 +211,8 @@ def summary_of(rows: Sequence[Row]) -> Iterator[str]:
         counts = [f"{check} {sum(row.get(check) == 'ok' for row in some)}" for check in CHECKS]
         theirs = sum(of_torch(row, check) for row in some for check in ("pt2", "onnx"))
         yield (
-            f"{name}: of {len(some)} networks {', '.join(counts)}; {theirs} failures of torch's exporters on the network "
-            f"as it came, {sum(not passed(row) for row in some)} networks with others"
+            f"{name}: of {len(some)} networks {', '.join(counts)}; {theirs} failures of torch's exporters on the "
+            f"network as it came, {sum(not passed(row) for row in some)} networks with others"
         )
     yield ""
     for row in rows:

@@ -488,12 +488,12 @@ def _parameters(columns: Sequence[tuple[Hole, ...]], paths: Sequence[str]) -> di
 
 
 def _stem(path: str, several: bool) -> str:
-    """``layer1.0`` -> Layer1Block, or LayerBlock where it is one of several; ``features.stem`` -> Stem."""
+    """``layer1.0`` -> Layer1Block, LayerBlock where it is one of several; ``blocks.0`` -> Block; ``a.stem`` -> Stem."""
     names = path.split(".")
     words = [name for name in names if not name.isdigit()] or ["block"]
     stem = "".join(part[:1].upper() + part[1:] for part in re.split(r"\W+|_", words[-1]) if part)
     if several:
         stem = stem.rstrip("0123456789")
     if names[-1].isdigit():
-        stem += "Block"
+        stem = stem[:-1] if stem.endswith("s") and len(stem) > 3 else stem.removesuffix("Block") + "Block"
     return stem if stem.isidentifier() else f"Block{stem}"

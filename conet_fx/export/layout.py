@@ -28,7 +28,7 @@ def wrapped(line: str, level: int) -> list[str]:
     if len(parts) == 1 and not parts[0].endswith((")", "]", "}")):
         return [indent + line]
     lines = [indent + line[: inner[0]]]
-    if any("(" in part for part in parts):
+    if any("(" in part or len(indent) + 5 + len(part) > WIDTH for part in parts):
         for part in parts:
             lines += wrapped(f"{part},", level + 1)
     else:

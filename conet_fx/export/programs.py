@@ -44,8 +44,8 @@ def write_torch_export(module: nn.Module, call: Call, path: Path, dynamic_batch:
                 torch.export.save(program, file)
         except Exception as error:
             raise ExportError(
-                f"torch.export cannot save {_name(module)} ({_brief(error)}). Where a named tuple is the reason: in what "
-                "conet_fx.save writes it is a tuple, and that directory can be exported"
+                f"torch.export cannot save {_name(module)} ({_brief(error)}). Where a named tuple is the reason: in "
+                "what conet_fx.save writes it is a tuple, and that directory can be exported"
             ) from error
         with _quiet(), path.open("rb") as file:
             loaded = torch.export.load(file).module()

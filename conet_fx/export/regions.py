@@ -90,7 +90,8 @@ def _scopes(nodes: Sequence[Node], containers: frozenset[str], leaves: frozenset
     return scopes
 
 
-_NAME = re.compile(r"[A-Za-z_]\w*|\d+", re.ASCII)
+_NAME = re.compile(r"[A-Za-z_]\w{,60}|\d{1,9}", re.ASCII)
+_TAKEN = frozenset(dir(nn.Module()))
 
 
 def _fitting(scope: str, containers: frozenset[str], leaves: frozenset[str]) -> str:
@@ -98,7 +99,7 @@ def _fitting(scope: str, containers: frozenset[str], leaves: frozenset[str]) -> 
     fitting = ""
     for path in prefixes(scope):
         name = path.rpartition(".")[2]
-        if path in leaves or not (path in containers or (_NAME.fullmatch(name) and not hasattr(nn.Module, name))):
+        if path in leaves or not (path in containers or (_NAME.fullmatch(name) and name not in _TAKEN)):
             break
         fitting = path
     return fitting

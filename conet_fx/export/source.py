@@ -121,10 +121,11 @@ def check_outputs(text: str, name: str, recipe: Recipe, example: Inputs) -> None
     """Run the source and the network of the recipe on an example. Raises :class:`ExportError` where they differ."""
     namespace: dict[str, Any] = {"__name__": "exported"}
     exec(compile(text, f"<{name}>", "exec"), namespace)
-    made, expected = namespace[name](), build(recipe)
-    made.load_state_dict(recipe.weights)
+    expected = build(recipe)
     outputs = []
     with undisturbed(), torch.no_grad():
+        made = namespace[name]()
+        made.load_state_dict(recipe.weights)
         for module in (made, expected):
             args, kwargs = copied(example_call(expected, example))
             outputs.append(tensors(module.eval()(*args, **kwargs)))

@@ -66,7 +66,7 @@ def _kind(node: Node, kinds: Mapping[Node, str]) -> str | None:
         case "call_function", function, (Node(), "ndim") if function is getattr:
             return "number"
         case "call_function", function, (Node() as base, int()) if function is operator.getitem:
-            if base in kinds:
+            if kinds.get(base) in ("shape", "number"):
                 return "number" if kinds[base] == "shape" else None
             return "item" if _gives_several(base) and not _is_written(node) else None
         case "call_function", function, (Node() as base, slice()) if function is operator.getitem:
@@ -238,6 +238,7 @@ class _Writer:
                 and not {made[0], first} & self.kinds.keys()
                 and made[0] in self.last
                 and not _gives_several(made[0])
+                and not _gives_several(first)
             )
             for node in made:
                 chain = chain_of[first] if takes_over and first is not None else chains.setdefault(node, [])
