@@ -7,7 +7,6 @@ import copy
 import importlib
 import re
 import tempfile
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +15,11 @@ import safetensors.torch
 import torch
 import torch.nn.functional as F
 import torchvision
-from hypothesis import given
+from hypothesis import given, settings
 from torch import Tensor, fx, nn
 
 import conet_fx
-from conet_fx.errors import ConetError, ExportError, RecipeError
+from conet_fx.errors import ExportError, RecipeError
 from conet_fx.export.layout import WIDTH
 from tests import test_recipe
 from tests.passes.battery import call, random_sizes, tensors
@@ -96,24 +95,26 @@ def test_the_catalogue(case: Case, tmp_path: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore")
-@EXAMPLES
+@settings(EXAMPLES, max_examples=EXAMPLES.max_examples // 3)
 @given(programs())
 def test_random_networks(program: Program) -> None:
     plan = conet_fx.analyze(RandomNet(program).double(), program.input())
     resized = plan.resize(random_sizes(plan.free, 0.5, 1.5, seed=0))
     with tempfile.TemporaryDirectory() as folder:
-        try:
-            check(resized, program.input(), Path(folder))
-        except RecipeError as error:
-            assert "which is not among" in str(error)
+        check(resized, program.input(), Path(folder))
 
 
 # --- networks of torchvision, and strange ones --------------------------------------------------------------
 
 
 @pytest.mark.filterwarnings("ignore:.* inherits only")  # shuffles move channels
-@pytest.mark.parametrize("name", ["resnet18", "shufflenet_v2_x0_5", "mobilenet_v3_small", "swin_t", "googlenet"])
-@pytest.mark.parametrize("init", ["reset", "inherit"])
+@pytest.mark.parametrize(
+    ("name", "init"),
+    [
+        *(("resnet18", "reset"), ("resnet18", "inherit"), ("shufflenet_v2_x0_5", "inherit")),
+        *(("mobilenet_v3_small", "reset"), ("swin_t", "inherit"), ("googlenet", "reset")),
+    ],
+)
 def test_networks_of_torchvision(name: str, init: Any, tmp_path: Path) -> None:
     options = {"aux_logits": True, "init_weights": False} if name == "googlenet" else {}
     model = torchvision.models.get_model(name, weights=None, num_classes=10, **options)
@@ -236,7 +237,7 @@ def test_one_type_for_all(tmp_path: Path) -> None:
 
 # --- how it reads -------------------------------------------------------------------------------------------
 
-EXPECTED = '''
+EXPECTED = """
 class Block(nn.Module):
     def __init__(self, out_channels, stride):
         super().__init__()
@@ -268,7 +269,7 @@ class Net(nn.Module):
         y = torch.cat((chunk[1], dropout), 1)
         y = self.dropout(y)
         return y.view(y.size(0), -1)
-'''
+"""
 
 
 class ReadableBlock(nn.Module):
@@ -403,5 +404,3 @@ def test_the_world_is_left_alone(tmp_path: Path) -> None:
     assert torch.equal(random, torch.get_rng_state())
     assert modes == [part.training for part in module.modules()]
     assert all(torch.equal(tensor, module.state_dict()[name]) for name, tensor in before.items())
-
-
