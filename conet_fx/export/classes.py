@@ -454,7 +454,7 @@ def _first_uses(graph: Graph) -> dict[str, int]:
 def _is_plain(name: str) -> bool:
     """Whether ``self.name`` means that attribute."""
     mangled = name.startswith("__") and not name.endswith("__")
-    return name.isidentifier() and not keyword.iskeyword(name) and not mangled
+    return name.isidentifier() and name.isascii() and not keyword.iskeyword(name) and not mangled
 
 
 def _simple(cls: type[nn.Module], value: Any) -> Any:

@@ -29,9 +29,13 @@ def example_call(module: nn.Module, example: Inputs) -> Call:
     return tuple(bound.values[name] for name in bound.positional), {name: bound.values[name] for name in bound.keywords}
 
 
-def copied(call: Call) -> Call:
+def copied(call: Call, device: str | None = None) -> Call:
     """The same call on copies of its tensors, which a network may write into."""
-    copies: Call = pytree.tree_map(lambda value: value.clone() if isinstance(value, Tensor) else value, call)
+
+    def copy(value: Any) -> Any:
+        return value.to(device, copy=True) if isinstance(value, Tensor) else value
+
+    copies: Call = pytree.tree_map(copy, call)
     return copies
 
 

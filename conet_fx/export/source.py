@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import keyword
 import re
 import warnings
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 
 from conet_fx.errors import ExportError
 from conet_fx.export.classes import FEW, UNPACKED, UNPACKED_SOURCE, Writer
-from conet_fx.export.expressions import Imports, quoted
+from conet_fx.export.expressions import BUILTINS, Imports, quoted
 from conet_fx.export.layout import wrapped
 from conet_fx.export.programs import copied, example_call
 from conet_fx.passes.inputs import Inputs
@@ -63,8 +64,9 @@ def write_source(recipe: Recipe, name: str) -> str:
 def class_name(text: str) -> str:
     """A name of a class from the name of the user's class, ``Network`` where that gives none."""
     name = text.rpartition(".")[2]
-    taken = {"Network", "F", "GraphModule", "Module", "OrderedDict", "nn", "torch"}
-    return name if name.isidentifier() and name not in taken and not name.startswith("_") else "Network"
+    taken = {*BUILTINS, *keyword.kwlist, "F", "GraphModule", "OrderedDict", "math", "nn", "operator", "torch"}
+    plain = name.isidentifier() and name.isascii() and not name.startswith("_")
+    return name if plain and name not in taken else "Network"
 
 
 def _imports(imports: Imports, body: str) -> Iterator[str]:
@@ -127,7 +129,7 @@ def check_outputs(text: str, name: str, recipe: Recipe, example: Inputs) -> None
         made = namespace[name]()
         made.load_state_dict(recipe.weights)
         for module in (made, expected):
-            args, kwargs = copied(example_call(expected, example))
+            args, kwargs = copied(example_call(expected, example), "cpu")  # where a recipe is built
             outputs.append(tensors(module.eval()(*args, **kwargs)))
     for ours, theirs in zip(*outputs, strict=True):
         if not torch.equal(ours.nan_to_num(), theirs.nan_to_num()):
@@ -138,9 +140,9 @@ def _check(text: str, name: str, recipe: Recipe) -> None:
     """Construct the network on the meta device, and hold its tensors against those of the recipe."""
     namespace: dict[str, Any] = {"__name__": "exported"}
     try:
-        exec(compile(text, f"<{name}>", "exec"), namespace)
         with torch.device("meta"), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # its user has seen what torch thinks of such arguments
+            exec(compile(text, f"<{name}>", "exec"), namespace)
             made: nn.Module = namespace[name]()
     except Exception as error:
         raise ExportError(f"the source that was written does not run, please report this: {error!r}\n{text}") from error

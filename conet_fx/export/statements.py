@@ -126,6 +126,11 @@ class _Writer:
         self.lines: list[str] = []
         self.own = {item for item in region.items if isinstance(item, Node)}
         self.joined = self._joined()
+        self.depths: dict[Node, int] = {}  # of expressions of numbers; 0 for what has a name
+        for item in region.items:
+            if isinstance(item, Node):
+                depth = 1 + max((self.depths.get(node, 0) for node in item.all_input_nodes), default=0)
+                self.depths[item] = depth if self._is_computed_once(item) and depth <= _DEEPEST else 0
         items = [item for item in region.items if not (isinstance(item, Node) and self._is_read_in_place(item))]
         self.last = self._last_uses(items)
         self.items = items
@@ -168,7 +173,11 @@ class _Writer:
             return node.args[0] not in self.joined
         if kind in ("number", "shape") and node.target is operator.getitem:
             return True
-        computed = kind == "number" and (node.target in BINARY or node.target in UNARY)
+        return self.depths[node] > 0
+
+    def _is_computed_once(self, node: Node) -> bool:
+        """Whether the value is a number that is computed from others, and used once."""
+        computed = self.kinds.get(node) == "number" and (node.target in BINARY or node.target in UNARY)
         return computed and len(node.users) == 1
 
     def _is_once(self, node: Node) -> bool:
@@ -314,6 +323,7 @@ class _Writer:
         return (package.partition(".")[0] for package in self.imports.modules)
 
 
+_DEEPEST = 4  # expression of numbers that has no names within
 _FUNCTIONS = frozenset(("F", "float", "len", "math", "nn", "operator", "slice", "torch", "tuple"))
 _RESERVED = frozenset((*keyword.kwlist, "F", "Tensor", "nn", "torch", "self", "math", "operator", "torchvision"))
 
