@@ -178,7 +178,7 @@ def _compare(module: nn.Module, call: Call, found: Sequence[Tensor], what: str) 
     if shapes[0] != shapes[1]:
         raise ExportError(f"{what} gives outputs of the shapes {shapes[0]}, {_name(module)} of {shapes[1]}")
     for ours, theirs in zip(expected, found, strict=True):
-        ours = ours.cpu()
+        ours, theirs = ours.cpu(), theirs.cpu()
         if not ours.is_floating_point() and not ours.is_complex():
             differs = not torch.equal(ours, theirs)
         else:
