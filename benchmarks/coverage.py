@@ -385,7 +385,7 @@ def main(arguments: list[str] | None = None) -> None:
         torch.set_num_threads(1)
         examine(options.one, None if options.alone == "every" else int(options.alone), show_row)
         return
-    rows = kept_rows(options)
+    rows = kept_rows(options, passed)
     names = chosen(options.zoo, options.models)
     needed = {"timm": any(name.startswith("timm/") for name in names), "torch_pruning": options.peers}
     for package, used in needed.items():
@@ -426,12 +426,12 @@ def chosen(which: str, parts: str | None) -> list[str]:
     return found
 
 
-def kept_rows(options: argparse.Namespace) -> dict[str, Row]:
-    """The finished rows of an earlier run, by network."""
+def kept_rows(options: argparse.Namespace, passed: Callable[[Row], bool]) -> dict[str, Row]:
+    """The finished rows of an earlier run by network; with ``--failed`` those that passed."""
     if not options.resume:
         return {}
     if options.out is None:
-        sys.exit("--resume goes on with the file that --out names")
+        sys.exit("--resume goes on with a file of an earlier run: name it")
     rows = json.loads(options.out.read_text())["rows"] if options.out.exists() else []
     return {row["network"]: row for row in rows if passed(row) or not options.failed}
 

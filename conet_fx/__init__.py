@@ -1,7 +1,16 @@
 """conet-fx: find the right channel size for every layer of a CNN."""
 
 from conet_fx import probe, search
-from conet_fx.errors import ConetError, ConstraintError, RecipeError, ResizeError, SearchError, TraceError
+from conet_fx.errors import (
+    ConetError,
+    ConstraintError,
+    ExportError,
+    RecipeError,
+    ResizeError,
+    SearchError,
+    TraceError,
+)
+from conet_fx.export import export
 from conet_fx.measure import Comparison, Latency, Measurement, compare, measure
 from conet_fx.optimize import optimize
 from conet_fx.optimizer import resize_optimizer
@@ -26,6 +35,7 @@ __all__ = [
     "ConetError",
     "ConstraintError",
     "Cost",
+    "ExportError",
     "Latency",
     "Measurement",
     "RecipeError",
@@ -39,6 +49,7 @@ __all__ = [
     "analyze",
     "apply",
     "compare",
+    "export",
     "load",
     "measure",
     "optimize",

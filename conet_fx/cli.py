@@ -1,4 +1,4 @@
-"""The command line: conet-fx search, evaluate, report, graph, resize.
+"""The command line: conet-fx search, evaluate, report, graph, resize, export.
 
 conet-fx search --arch resnet18_cifar --data digits
 conet-fx search --arch torchvision:mobilenet_v2 --data cifar10 --root data --delta 0.01 --trials 25
@@ -6,6 +6,8 @@ conet-fx evaluate runs/resnet18_cifar-digits --epochs 250 --seeds [0,1,2]
 conet-fx report runs/resnet18_cifar-digits
 conet-fx graph torchvision:densenet121 --shape 3 224 224 -o densenet.svg
 conet-fx resize runs/mine/found --sizes layer1.0.conv1=24 --round_to 8 -o smaller
+conet-fx export runs/resnet18_cifar-digits -o network.py
+conet-fx export runs/resnet18_cifar-digits --shape 3 8 8 -o network.onnx
 """
 
 from __future__ import annotations
@@ -43,6 +45,7 @@ from conet_fx.data import DataSet
 from conet_fx.draw import check_suffix
 from conet_fx.errors import ConetError, SearchError
 from conet_fx.evaluate import RIVALS, EvaluationConfig, evaluate_rivals
+from conet_fx.export import Format, export
 from conet_fx.optimize import optimize
 from conet_fx.plan import ChannelPlan, analyze
 from conet_fx.recipe.files import RECIPE
@@ -110,7 +113,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command. Returns the exit status, as :data:`EXIT_CODES` has it."""
     sys.path.insert(0, os.getcwd())  # mymodel:factory is looked up where the user stands
     words = list(sys.argv[1:] if argv is None else argv)
-    commands = {"search": _search, "evaluate": _evaluate, "report": _report, "graph": _graph, "resize": _resize}
+    commands = {
+        "search": _search,
+        "evaluate": _evaluate,
+        "report": _report,
+        "graph": _graph,
+        "resize": _resize,
+        "export": _export,
+    }
     try:
         with _terminable():
             arguments = _parser(words).parse_args(words)
@@ -421,6 +431,20 @@ def _sizes(words: Sequence[str]) -> dict[str, int]:
     return sizes
 
 
+def _export(arguments: Namespace) -> None:
+    """Write a saved network as Python source (.py), a program of torch.export (.pt2) or ONNX (.onnx)."""
+    saved, run = Path(arguments.saved), Path(arguments.saved, FOUND)
+    inputs = torch.randn(2, *arguments.shape) if arguments.shape else None
+    path = export(
+        run if run.is_dir() and not (saved / RECIPE).exists() else saved,
+        arguments.output,
+        format=arguments.format,
+        example_inputs=inputs,
+        dynamic_batch=not arguments.fixed_batch,
+    )
+    print(path)
+
+
 # --- arguments -------------------------------------------------------------------------------------------------
 
 
@@ -486,6 +510,17 @@ def _parser(words: Sequence[str]) -> ArgumentParser:
     resize.add_argument("-o", "--output", type=str, required=True, help="directory for the network")
     _add_analysis(resize)
     commands.add_subcommand("resize", resize, help="give a network other sizes, and save it")
+
+    saving = _command(_export)
+    saving.add_argument("saved", type=str, help="directory of a saved network, or of a run that found one")
+    saving.add_argument("-o", "--output", type=str, required=True, help="the file to write")
+    saving.add_argument("--format", type=Format | None, default=None, help="default: what the suffix of the file says")
+    saving.add_argument(
+        "--shape", type=PositiveInt, nargs="+", default=None,
+        help="shape of one input, such as 3 224 224; needed for torch-export and onnx",
+    )  # fmt: skip
+    saving.add_argument("--fixed_batch", action="store_true", help="for batches of two only, not of any size")
+    commands.add_subcommand("export", saving, help="write a saved network for other programs")
     return parser
 
 

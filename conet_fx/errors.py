@@ -29,3 +29,7 @@ class SearchError(ConetError):
 
 class RecipeError(ConetError):
     """A saved network cannot be read, or does not belong to this model."""
+
+
+class ExportError(ConetError):
+    """A network cannot be written in the form that was asked for."""

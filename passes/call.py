@@ -259,12 +259,13 @@ class Call:
         A literal is updated on a resize; a number that the graph computes from sizes follows by itself and is tied.
         """
         given = self._arguments[name]
-        whole = isinstance(given, fx.Node) and bool(index)  # a list that the graph computes, such as y.shape
+        computed = isinstance(given, fx.Node)  # by the graph: y.shape[0], or a whole list of such
         for step in index:
-            given = self.value(given)
+            given = self.value(given) if isinstance(given, fx.Node) else given
             given = getattr(given, step) if isinstance(step, str) else given[step]
+            computed |= isinstance(given, fx.Node)
         given = self.value(given)
-        if isinstance(given, Int) and (whole or not is_fixed(given.dim)):
+        if isinstance(given, Int) and (computed or not is_fixed(given.dim)):
             self.tie(dim, given.dim)
         elif not is_fixed(dim) or (isinstance(given, Int) and self.size(given.dim) != self.size(dim)):
             self.facts.literals.append(ChannelCount(self.node.name, (*self._paths[name], *index), dim))

@@ -209,7 +209,8 @@ def _reset(resized: nn.Module, originals: Mapping[int, torch.Tensor]) -> None:
     """Fresh values everywhere: by ``reset_parameters`` where a module has it, else of the same kind as the originals.
 
     A parameter without ``reset_parameters`` is filled with its value where it was constant (layer scales, ones, zeros),
-    else drawn from the normal distribution of its mean and standard deviation. A buffer repeats its values.
+    else drawn from the normal distribution of its mean and standard deviation. A buffer repeats its values, and so do
+    parameters that are no floating-point numbers.
     """
     for module in resized.modules():
         if not _resets_all(module):
@@ -228,7 +229,7 @@ def _resets_all(module: nn.Module) -> bool:
 
 
 def _fill_like(new: torch.Tensor, old: torch.Tensor) -> None:
-    if not isinstance(new, nn.Parameter):
+    if not isinstance(new, nn.Parameter) or not new.is_floating_point():
         for axis, length in enumerate(new.shape):
             if length != old.shape[axis]:
                 old = old.index_select(axis, torch.arange(length, device=old.device) % old.shape[axis])

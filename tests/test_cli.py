@@ -327,6 +327,40 @@ def test_completion(capsys: pytest.CaptureFixture[str]) -> None:
         assert word in script
 
 
+def test_a_network_is_exported(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source, program = tmp_path / "net.py", tmp_path / "net.pt2"
+    assert main(["export", str(run), "-o", str(source)]) == 0
+    assert capsys.readouterr().out == f"{source}\n"
+    assert "class TinyNet(nn.Module):" in source.read_text()
+    assert (
+        main(["export", str(run / "found"), "--format", "torch-export", "--shape", "1", "8", "8", "-o", str(program)])
+        == 0
+    )
+    outputs = torch.export.load(program).module()(torch.zeros(5, 1, 8, 8))
+    assert torch.allclose(outputs, conet_fx.load(run / "found").eval()(torch.zeros(5, 1, 8, 8)), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["-o", "net.pt2"], "torch-export records a run of the network: pass example_inputs (--shape)"),
+        (["-o", "net"], "net could be of any format"),
+        (["-o", "net.onnx", "--shape", "3", "8", "8"], "does not run on inputs of shape (2, 3, 8, 8)"),
+    ],
+)
+def test_an_export_that_cannot_be_is_one_line(
+    arguments: list[str], message: str, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["export", str(run), *arguments]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("conet-fx: ")
+    assert message in error
+    assert error.count("\n") == 1
+    assert not [*tmp_path.iterdir()]
+    assert main(["export", str(tmp_path), *arguments[:2]]) == 1
+
+
 def test_graph_explains_and_draws(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["graph", "resnet18_cifar", "--shape", "3", "32", "32"]) == 0
     assert "12 free and 1 frozen channel groups" in capsys.readouterr().out

@@ -223,6 +223,19 @@ def test_saving_and_loading_leave_the_world_alone(tmp_path: Path) -> None:
     assert all(torch.equal(tensor, module.state_dict()[key]) for key, tensor in before.items())
 
 
+def test_the_module_that_made_a_call_is_kept(tmp_path: Path) -> None:
+    module = trace(nn.Sequential(TwoModes(), OfFunctions()).eval(), torch.rand(2, 3, 8, 8)).graph_module
+    recipe.save(module, tmp_path)
+    nodes = {node.name: node for node in recipe.load(tmp_path).graph.nodes}
+    assert nodes["relu"].meta["scope"] == "1"
+    assert "scope" not in nodes["output"].meta
+
+
+class OfFunctions(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.relu(x)
+
+
 def test_read_tells_what_is_in_a_recipe(saved: dict[str, Case]) -> None:
     found = recipe.read(saved["resnet18"].folder)
     assert found.torch == torch.__version__

@@ -218,6 +218,8 @@ def _build_graph(recipe: Recipe, leaves: Collection[str]) -> Graph:
             raise RecipeError(f"{where} has a name that is taken")
         if spec.wrapped:
             node.meta["is_wrapped"] = True
+        if spec.scope:
+            node.meta["scope"] = spec.scope
         nodes[spec.name] = node
     if not recipe.nodes or recipe.nodes[-1].op != "output":
         raise RecipeError("the graph has no output")
@@ -238,7 +240,7 @@ def _is_identifier(name: object) -> bool:
 def _split_path(path: str) -> tuple[str, str, str]:
     """``path.rpartition(".")``, once it is certain that fx may write the path into source code."""
     parts = path.split(".") if len(path) <= MAX_NAME else []
-    plain = all(part and part.isprintable() and not part.startswith("__") for part in parts)
+    plain = all(part and part.isprintable() and not (part[:2] == part[-2:] == "__") for part in parts)
     if not 0 < len(parts) <= MAX_DEPTH or not plain or {*path} & {*"\"'\\"}:
         raise RecipeError(f"{short(path)} is no path of a module or tensor")
     return path.rpartition(".")

@@ -114,7 +114,10 @@ def _describe_node(node: Node, known: Mapping[str, Callable[..., Any]]) -> NodeS
         args, kwargs = encode(args), {name: encode(value) for name, value in node.kwargs.items()}
     except TypeError as error:
         raise RecipeError(f"node {node.name!r} ({node.op} {target}): {error}") from error
-    return NodeSpec(node.op, node.name, target, args, kwargs, encode_annotation(node.type), "is_wrapped" in node.meta)
+    calls = node.op in ("call_function", "call_method")
+    scope = str(node.meta.get("scope", "")) if calls else ""
+    annotation, wrapped = encode_annotation(node.type), "is_wrapped" in node.meta
+    return NodeSpec(node.op, node.name, target, args, kwargs, annotation, wrapped, scope)
 
 
 def arguments_of(path: str, module: nn.Module) -> dict[str, Any]:

@@ -48,7 +48,10 @@ class TensorSpec:
 
 @dataclasses.dataclass(frozen=True)
 class NodeSpec:
-    """One fx node; arguments and annotation are JSON data, as :func:`encode` makes it."""
+    """One fx node; arguments and annotation are JSON data, as :func:`encode` makes it. ``scope``: path of the module
+    whose ``forward`` made the call, a hint for people and for an export as source; "" for calls of modules, whose path
+    tells.
+    """
 
     op: str
     name: str
@@ -57,6 +60,7 @@ class NodeSpec:
     kwargs: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     annotation: Any = None
     wrapped: bool = False  # by torch.fx.wrap, which another trace has to know
+    scope: str = ""
 
 
 @dataclasses.dataclass(frozen=True)

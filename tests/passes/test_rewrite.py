@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import copy
 import warnings
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
 import conet_fx
+from tests.passes.cases import net
 from tests.test_recipe import LEAVES
 
 
@@ -72,3 +75,42 @@ def test_layers_of_torch_reset_all_their_tensors(leaf: nn.Module) -> None:
             tensor.fill_(float("nan") if tensor.is_floating_point() else -7)
     leaf.reset_parameters()
     assert not any(bool((tensor.isnan() | (tensor == -7)).any()) for tensor in own)
+
+
+BATCHES: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
+    "size": lambda token, x: token.expand(x.size(0), -1).unsqueeze(1),
+    "shape": lambda token, x: token.expand(x.shape[0], 1, -1),
+    "a list": lambda token, x: token.expand((x.shape[0], -1)).unsqueeze(1),
+    "broadcast_to": lambda token, x: torch.broadcast_to(token, (x.shape[0], 1, token.shape[0])),
+    "repeat": lambda token, x: token.repeat(x.size(0), 1, 1),
+    "zeros": lambda token, x: token + x.new_zeros(x.size(0), 1, x.shape[2]),
+    "ones": lambda token, x: token * torch.ones(x.shape[0], 1, 1),
+}
+
+
+@pytest.mark.parametrize("spelling", BATCHES)
+def test_a_number_that_the_graph_computes_is_not_spelled_out(spelling: str) -> None:
+    """A class token comes to as many samples as there are, not to those of the example."""
+
+    def forward(self: Any, x: torch.Tensor) -> torch.Tensor:
+        y = self.conv(x).transpose(1, 2)
+        return self.out(torch.cat((BATCHES[spelling](self.token, y), y), 1))
+
+    model = net(forward, conv=nn.Conv1d(3, 4, 1), token=nn.Parameter(torch.rand(4)), out=nn.Linear(4, 2))
+    plan = conet_fx.analyze(model, torch.rand(2, 3, 5))
+    x = torch.rand(3, 3, 5)
+    assert torch.equal(plan.resize({}, init="inherit")(x), model(x))
+    assert plan.resize({"conv": 6})(x).shape == (3, 6, 2)
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.complex64])
+def test_parameters_that_are_no_floats_are_kept(dtype: torch.dtype) -> None:
+    """Tables of integers and complex factors, which no normal distribution gives."""
+
+    def forward(self: Any, x: torch.Tensor) -> torch.Tensor:
+        return self.out(self.conv(x) + self.table.abs().sum())
+
+    table = nn.Parameter(torch.arange(4).to(dtype), requires_grad=False)
+    model = net(forward, conv=nn.Conv2d(3, 4, 1), table=table, out=nn.Conv2d(4, 2, 1))
+    plan = conet_fx.analyze(model, torch.rand(2, 3, 5, 5))
+    assert plan.resize({"conv": 6}).table.tolist() == [0, 1, 2, 3]
