@@ -275,7 +275,7 @@ class TestExitCodes:
     ) -> None:
         assert threading.current_thread() is threading.main_thread(), "which is where signals arrive"
         before = [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)]
-        monkeypatch.setattr("conet_fx.cli.collect", lambda path: os.kill(os.getpid(), number))
+        monkeypatch.setattr("conet_fx.cli.report.collect", lambda path: os.kill(os.getpid(), number))
         assert main(["report", str(run)]) == status
         error = capsys.readouterr().err
         assert error in ("conet-fx: interrupted\n", "conet-fx: terminated\n")
@@ -287,7 +287,7 @@ class TestExitCodes:
         def fail(path: str) -> None:
             raise RuntimeError("two\nlines\n\nand a table")
 
-        monkeypatch.setattr("conet_fx.cli.collect", fail)
+        monkeypatch.setattr("conet_fx.cli.report.collect", fail)
         assert main(["report", str(run)]) == 1
         assert (
             capsys.readouterr().err == "conet-fx: RuntimeError: two lines (more with --debug) (--debug shows where)\n"

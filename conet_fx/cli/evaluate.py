@@ -1,0 +1,95 @@
+"""conet-fx evaluate."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import yaml
+from jsonargparse import SUPPRESS, ArgumentParser, Namespace
+from jsonargparse.typing import NonNegativeInt
+
+from conet_fx import data, models, recipe
+from conet_fx.cli.common import checked, command, names, nobody, tell
+from conet_fx.cli.job import Job
+from conet_fx.cli.report import show
+from conet_fx.errors import SearchError
+from conet_fx.evaluate import EvaluationConfig, evaluate_rivals
+from conet_fx.plan import analyze
+from conet_fx.search import SearchConfig
+from conet_fx.search.batches import first_batch, samples
+from conet_fx.search.distributed import make_fabric
+from conet_fx.search.run_dir import CONFIG, RunDirectory
+from conet_fx.search.task import SAMPLES
+
+HELP = "train the network of a run to the end, and its rivals"
+
+
+def parser_of(words: Sequence[str]) -> ArgumentParser:
+    """The options."""
+    parser = command(run)
+    parser.add_argument("run", type=str, help="run directory, written by conet-fx search")
+    parser.add_class_arguments(EvaluationConfig)
+    for name, what in (("root", str | None), ("download", bool), ("workers", NonNegativeInt)):
+        parser.add_argument(f"--{name}", type=what, help="as for search")
+    parser.set_defaults(dict.fromkeys([*names(EvaluationConfig), "root", "download", "workers"], SUPPRESS))
+    parser.add_argument("--quiet", action="store_true", help="no word on what is done")
+    return parser
+
+
+def run(arguments: Namespace) -> None:
+    """Train the network that a run has found, and its rivals, to the end with several seeds; write the report.
+
+    What is left out is as the run has it. A seed that is done is not trained again: the same command goes on where it
+    was interrupted.
+    """
+    run = RunDirectory(arguments.run)
+    header, history = run.header(), run.history()
+    settings = _settings(run)
+    job = checked(Job, {**settings, **arguments.as_dict()})
+    final = checked(EvaluationConfig, {**settings["final"], **arguments.as_dict()})
+    config = SearchConfig(**header["config"])
+    if not history:
+        raise SearchError(f"{run.path} has no finished trial, so there is nothing to train yet: wait, or resume it")
+    fabric = make_fabric(config)
+    dataset = job.dataset()
+    model = models.build(job.arch, dataset.classes, dataset.shape[0])
+    inputs, _ = first_batch(data.loaders(dataset, job.batch_size, config.seed)[0])
+    plan = analyze(model, samples(inputs, SAMPLES), tie_concat=config.tie_concat, resize_linear=config.resize_linear)
+    model_id = recipe.identify(model)
+    if {**model_id, "sizes": plan.sizes} != header["model"]:
+        raise SearchError(
+            f"{run.path} holds a run of another network than {job.arch} gives now: restore the code of the model"
+        )
+    evaluate_rivals(
+        run,
+        plan,
+        {name: group.next_size for name, group in history[-1].groups.items()},
+        model_id,
+        dataset,
+        final,
+        fabric,
+        round_to=config.round_to,
+        batch_size=job.batch_size,
+        workers=job.workers,
+        on_device=job.data_on_device,
+        tell=nobody if arguments.quiet else tell,
+    )
+    if fabric.is_global_zero:
+        show(run)
+
+
+def _settings(run: RunDirectory) -> dict[str, Any]:
+    """What ``conet-fx search`` was called with. Raises :class:`SearchError` for a run that something else made."""
+    file = run.path / CONFIG
+    try:
+        settings = yaml.safe_load(file.read_text(encoding="utf-8"))
+        settings["arch"], settings["data"], settings["final"]["seeds"]
+    except FileNotFoundError:
+        raise SearchError(
+            f"{run.path} has no {CONFIG}, since it was not made by conet-fx search: call conet_fx.evaluate.evaluate "
+            "with your model and data"
+        ) from None
+    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
+        raise SearchError(f"{file} is damaged ({type(error).__name__}: {error}): restore it") from error
+    return settings  # type: ignore[no-any-return]
