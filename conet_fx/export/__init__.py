@@ -36,8 +36,8 @@ def export(
     """Write a network to ``path`` in a form that other programs read. Returns the path.
 
     * ``"python"``: the source of a ``torch.nn.Module`` class that needs torch only (torchvision too where its operators
-      are used), with the module names of the network. It has no weights: its ``load_state_dict`` takes ``model.safetensors`` of :func:`conet_fx.save`, and the
-      ``state_dict()`` of ``source``.
+      are used), with the module names of the network. It has no weights: its ``load_state_dict`` takes
+      ``model.safetensors`` of :func:`conet_fx.save`, and the ``state_dict()`` of ``source``.
     * ``"torch-export"``: a ``.pt2`` file of ``torch.export``, weights included.
     * ``"onnx"``: an ONNX file, weights included (those beyond 2 GB lie beside it). Needs ``conet-fx[onnx]``.
 
