@@ -305,7 +305,10 @@ def main(arguments: list[str] | None = None) -> None:
         console.print(line)
     console.print(describe())
     if options.markdown:
-        command = f"python -m benchmarks.export {' '.join(arguments or sys.argv[1:])}"
+        told = {"zoo": options.zoo, "models": options.models, "but": options.but}  # what is measured, not where it goes
+        command = " ".join(
+            ["python -m benchmarks.export", *(f"--{name} {value}" for name, value in told.items() if value)]
+        )
         write_markdown(options.markdown, markdown_of(shown, command))
 
 
