@@ -13,7 +13,7 @@ from conet_fx.plan import ChannelPlan
 from conet_fx.report.network import save_network
 from conet_fx.report.observer import Observer, told
 from conet_fx.report.progress import Progress
-from conet_fx.search.checkpoint import Checkpoint, Saver, read_checkpoint
+from conet_fx.search.checkpoint import Checkpoint, Saver, discard_checkpoints, read_checkpoint
 from conet_fx.search.config import SearchConfig
 from conet_fx.search.distributed import Distributed
 from conet_fx.search.history import Epoch, Trial
@@ -25,7 +25,8 @@ from conet_fx.search.trial import TrialTraining
 class Journal:
     """Follows a search; a context manager. Of several processes the first one writes and shows.
 
-    ``history``: the finished trials, those of a run that goes on included.
+    ``history``: the finished trials, those of a run that goes on included. ``trained``: the state_dict that the last of
+    them ended with, where the configuration wants it.
 
     Args:
         run_dir: where to write, or None; locked until the end. ``resume``: it may hold a run to go on with.
@@ -34,6 +35,7 @@ class Journal:
 
     Raises:
         SearchError, on entering: the directory cannot be used (see :class:`RunDirectory`).
+        KeyboardInterrupt, SystemExit, on leaving: SIGINT or SIGTERM came after the last step.
     """
 
     def __init__(
@@ -55,19 +57,20 @@ class Journal:
         self._display = Progress(
             enabled=progress and together.first, trials=config.trials, epochs=config.epochs_per_trial
         )
+        self._signals: Signals | None = None
         self._saver: Saver | None = None
-        self._trained: Mapping[str, Any] | None = None  # weights of the last trial
+        self.trained: Mapping[str, Any] | None = None
         self._open = contextlib.ExitStack()
 
     def __enter__(self) -> Self:
         with self._open:  # closed again should the rest fail
             self.history, self._checkpoint = self._together.from_first(self._begin)
             if self._checkpoint is not None:
-                self._trained = self._checkpoint.state["model"]
+                self.trained = self._checkpoint.state["model"]
             if self._run is not None:
-                signals = self._open.enter_context(Signals())
+                self._signals = self._open.enter_context(Signals())
                 own = self._run if self._together.first else None
-                self._saver = Saver(own, self._together, self._config.checkpoint_seconds, signals)
+                self._saver = Saver(own, self._together, self._config.checkpoint_seconds, self._signals)
             self._open.enter_context(self._display)
             for observer in self._observers:
                 observer.begin(self.history)
@@ -78,6 +81,8 @@ class Journal:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._open.__exit__(kind, error, trace)
+        if error is None and self._signals is not None:
+            self._signals.act()  # one that came after the last step: all is on disk
 
     def _begin(self) -> tuple[list[Trial], Checkpoint | None]:
         """Lock and open the run directory: its finished trials, and the one under way."""
@@ -102,21 +107,20 @@ class Journal:
         self._display.trial(number, params, moving)
         if self._checkpoint is not None and self._checkpoint.trial == number:
             training.load(self._checkpoint.state, told(self._display, (), number))
+        elif self._run is not None and self._together.first:
+            discard_checkpoints(self._run)  # those of another trial
+        self._checkpoint = self.trained = None  # they may be large
         after_step = self._saver.of(training) if self._saver else lambda ended: None
         return training.run(told(self._display, self._observers, number), after_step)
 
     def add(self, trial: Trial, training: TrialTraining) -> None:
         """A trial has ended."""
-        self._trained = training.weights
-        if self._saver is not None and self._config.weights == "trained":
-            self._saver.save(training)  # before the history says that there is nothing left to train
+        if self._config.weights == "trained":
+            self.trained = training.weights
+            if self._saver is not None:
+                self._saver.save(training)  # before the history says that there is nothing left to train
         self.history.append(trial)
         if self._run is not None and self._together.first:
             self._run.save_history(self.history)
         for observer in self._observers:
             observer.trial(trial)
-
-    @property
-    def trained(self) -> Mapping[str, Any] | None:
-        """The state_dict that the last trial ended with; None where it is not known."""
-        return self._trained

@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import hashlib
 import json
+import math
 import time
 import warnings
 from collections.abc import Callable
@@ -45,9 +46,14 @@ def write_checkpoint(run: RunDirectory, checkpoint: Checkpoint) -> None:
     text = json.dumps(record, allow_nan=False)
     run.write(f"{FOLDER}/{number}.safetensors", content)
     run.write(f"{FOLDER}/{number}.json", json.dumps({"sha256": _sum(text.encode()), "record": record}, allow_nan=False))
+    discard_checkpoints(run, number - KEPT)
+
+
+def discard_checkpoints(run: RunDirectory, last: float = math.inf) -> None:
+    """Remove the checkpoints up to number ``last``."""
     for old in _numbers(run):
-        if old <= number - KEPT:
-            for suffix in (".json", ".safetensors"):
+        if old <= last:
+            for suffix in (".json", ".safetensors"):  # what lacks the first is none
                 _path(run, old, suffix).unlink(missing_ok=True)
 
 
@@ -109,19 +115,22 @@ class Saver:
         self._run, self._together, self._seconds, self._signals = run, together, seconds, signals
         self._due = time.monotonic() + seconds
         self._steps = 0
+        self._tried = False
 
     def of(self, training: TrialTraining) -> Callable[[bool], None]:
         """What to call after each step of a trial, with False, and after each epoch, with True.
 
         Raises SearchError where the state of the optimizer or the schedule could not be saved.
         """
-        try:
-            pack(training.state())
-        except TypeError as error:
-            raise SearchError(
-                f"the state of the trial cannot be saved ({error}): use another optimizer_fn or scheduler_fn, or "
-                "search without run_dir"
-            ) from error
+        if not self._tried:
+            try:
+                pack(training.state())
+            except TypeError as error:
+                raise SearchError(
+                    f"the state of the trial cannot be saved ({error}): use another optimizer_fn or scheduler_fn, or "
+                    "search without run_dir"
+                ) from error
+            self._tried = True
         return functools.partial(self._between, training)
 
     def _between(self, training: TrialTraining, ended: bool) -> None:

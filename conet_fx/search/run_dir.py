@@ -91,7 +91,7 @@ class RunDirectory:
         self._refuse_others()
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(self.path / LOCK, is_singleton=True)
+            lock = FileLock(self.path.resolve() / LOCK, is_singleton=True)
             lock.acquire(timeout=0)
         except Timeout:
             raise SearchError(

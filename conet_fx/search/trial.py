@@ -196,7 +196,12 @@ class TrialTraining:
         }
 
     def load(self, state: Mapping[str, Any], on_epoch: Callable[[Epoch], object] = lambda epoch: None) -> None:
-        """Go on from a :meth:`state` of the same candidate."""
+        """Go on from a :meth:`state` of this candidate. Raises :class:`SearchError` for another number of processes."""
+        if len(state["random"]) != self._together.fabric.world_size:
+            raise SearchError(
+                f"trial {self.number} was begun by {len(state['random'])} processes, these are "
+                f"{self._together.fabric.world_size}: go on with as many, or choose another run directory"
+            )
         self._candidate.load_state_dict(state["model"])
         self._own.load_state_dict(state["optimizer"])
         if self._schedule is not None:
@@ -238,5 +243,5 @@ def _out_of_memory(error: BaseException, where: str, candidate: fx.GraphModule, 
     return SearchError(
         f"out of memory in {where}{peak}: the candidate has {params:,} parameters, its widest layers are {largest}. "
         "Use smaller batches (with accumulate=2 or more for the same steps), precision='bf16-mixed', or bound the "
-        "growth with max_params, max_macs or max_channels. What the run directory holds is whole: resume goes on"
+        "growth with max_params, max_macs or max_channels. A run directory, if there is one, is whole: resume goes on"
     )

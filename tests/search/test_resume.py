@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import torch
 
 import conet_fx
 from conet_fx.search.checkpoint import FOLDER
+from conet_fx.search.run_dir import RunDirectory
 from tests.search.undisturbed import Calling, fingerprint, search
 
 STEPS = 3 * 3 * 4  # trials, epochs, batches
@@ -69,6 +71,44 @@ def test_signals_end_as_they_ask(
     with pytest.raises(error) as end:
         search(Calling(lambda count: signal.raise_signal(number) if count == 5 else None), tmp_path)
     assert getattr(end.value, "code", None) == code
+
+
+def test_a_signal_after_the_last_step_is_not_lost(tmp_path: Path) -> None:
+    class Late:
+        def begin(self, history: Any) -> None:
+            pass
+
+        def epoch(self, trial: int, epoch: Any) -> None:
+            pass
+
+        def trial(self, trial: Any) -> None:
+            signal.raise_signal(signal.SIGTERM)
+
+    settings: dict[str, Any] = {"trials": 1, "epochs_per_trial": 1}
+    with pytest.raises(SystemExit) as end:
+        search(run_dir=tmp_path, observers=[Late()], **settings)
+    assert end.value.code == 143
+    assert fingerprint(search(Calling(refuse), tmp_path, **settings)) == fingerprint(search(**settings))
+
+
+def test_checkpoints_of_another_trial_are_removed(tmp_path: Path) -> None:
+    """A trial that begins anew never meets a state of other sizes."""
+    cut_off(tmp_path, at=26)  # in the third trial
+    history = tmp_path / "history.jsonl"
+    history.write_text(history.read_text().splitlines()[0] + "\n")
+    kept = {path.name for path in (tmp_path / FOLDER).iterdir()}
+    with pytest.raises(Stop):
+        search(Calling(stop_at(1)), tmp_path, checkpoint_seconds=1e9)
+    assert kept
+    assert not list((tmp_path / FOLDER).iterdir())
+    assert fingerprint(search(run_dir=tmp_path)) == undisturbed("adas")
+
+
+def test_the_lock_holds_by_any_name_of_the_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with RunDirectory("run").locked(), RunDirectory(tmp_path / "run").locked():
+        assert (tmp_path / "run" / "owner.json").exists()
+    assert not (tmp_path / "run" / "owner.json").exists()
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -125,13 +165,17 @@ class Stop(Exception):
     pass
 
 
-def cut_off(path: Path, at: int) -> None:
+def stop_at(number: int) -> Callable[[int], None]:
     def stop(count: int) -> None:
-        if count == at:
+        if count == number:
             raise Stop
 
+    return stop
+
+
+def cut_off(path: Path, at: int) -> None:
     with pytest.raises(Stop):
-        search(Calling(stop), path)
+        search(Calling(stop_at(at)), path)
 
 
 @pytest.mark.parametrize(

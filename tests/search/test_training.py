@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import fx
 
 from conet_fx import SearchConfig, analyze
+from conet_fx.errors import SearchError
 from conet_fx.probe import NonFiniteError, probe
 from conet_fx.search.adas import AdaS
 from conet_fx.search.distributed import make_fabric
@@ -91,6 +92,14 @@ def test_weights_that_diverged_are_named_before_the_loss_that_follows(scheduler:
     trial = TrialTraining(network, Diverging(network), settings, make_fabric(settings), Hooks(), 1)
     with pytest.raises(NonFiniteError, match="'b'"):
         trial.run(lambda epoch: None, lambda ended: None)
+
+
+def test_a_state_of_other_processes_is_refused() -> None:
+    settings = config("adas")
+    trial = TrialTraining(candidate(), tiny_loader(), settings, make_fabric(settings), Hooks(), 4)
+    state = trial.state()
+    with pytest.raises(SearchError, match="trial 4 was begun by 2 processes, these are 1: go on with as many"):
+        trial.load({**state, "random": state["random"] * 2})
 
 
 def test_it_begins_once_the_loader_has_begun() -> None:
