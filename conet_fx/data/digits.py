@@ -8,9 +8,12 @@ from sklearn.model_selection import train_test_split
 from torch.nn import functional
 from torch.utils.data import TensorDataset
 
+from conet_fx.data.dataset import DataSet
+from conet_fx.data.on_device import Augmentation
 
-def splits(image_size: int) -> tuple[TensorDataset, TensorDataset, int, tuple[int, int, int]]:
-    """(train, test, classes, shape). The same fifth is always held out, with every class in it by its share.
+
+def load(image_size: int) -> DataSet:
+    """Training and test images; the same fifth is always held out, with every class in it by its share.
 
     Images are resized bilinearly from 8x8, then normalised by the mean and deviation of the training split.
     """
@@ -20,9 +23,6 @@ def splits(image_size: int) -> tuple[TensorDataset, TensorDataset, int, tuple[in
     images = functional.interpolate(images, size=image_size, mode="bilinear")
     images = (images - images[train].mean()) / images[train].std()
     targets = torch.as_tensor(labels, dtype=torch.int64)
-    return (
-        TensorDataset(images[train], targets[train]),
-        TensorDataset(images[test], targets[test]),
-        10,
-        (1, image_size, image_size),
-    )
+    shape = (1, image_size, image_size)
+    shown = TensorDataset(images[train], targets[train])
+    return DataSet("digits", shown, TensorDataset(images[test], targets[test]), 10, shape, shown, Augmentation())

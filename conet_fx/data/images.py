@@ -10,29 +10,14 @@ from urllib.error import URLError
 
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import Dataset
 from torchvision import datasets
 from torchvision import transforms as untyped_transforms
 
+from conet_fx.data.dataset import DataSet
 from conet_fx.data.on_device import Augmentation
 
 transforms: Any = untyped_transforms
 Transform = Callable[[Image.Image], Tensor]
-
-
-@dataclasses.dataclass(frozen=True)
-class Splits:
-    """``train`` is augmented, ``still`` are the same images as they are, and ``augmentation`` makes the first of them.
-
-    Both are None where augmentation begins with images of other sizes.
-    """
-
-    train: Dataset[Any]
-    test: Dataset[Any]
-    classes: int
-    shape: tuple[int, int, int]
-    still: Dataset[Any] | None = None
-    augmentation: Augmentation | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +35,7 @@ CIFAR = {
 IMAGENET = Statistics((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
-def cifar(name: str, root: Path, image_size: int, download: bool) -> Splits:
+def cifar(name: str, root: Path, image_size: int, download: bool) -> DataSet:
     """CIFAR-10 or CIFAR-100 as torchvision stores it under ``root``."""
     kind, statistics = CIFAR[name]
     if not download and not (root / kind.base_folder).is_dir():
@@ -74,10 +59,10 @@ def cifar(name: str, root: Path, image_size: int, download: bool) -> Splits:
             f"bring {kind.url} by other means and unpack it in {root.absolute()}"
         ) from error
     shape = (3, image_size, image_size)
-    return Splits(train, test, len(train.classes), shape, still, _augmentation(image_size, statistics))
+    return DataSet(name, train, test, len(train.classes), shape, still, _augmentation(image_size, statistics))
 
 
-def imagenet(root: Path, image_size: int) -> Splits:
+def imagenet(root: Path, image_size: int) -> DataSet:
     """ImageNet-1k, unpacked by torchvision or still in the archives that torchvision unpacks."""
     augment, plain = _large(image_size, IMAGENET)
     try:
@@ -90,10 +75,10 @@ def imagenet(root: Path, image_size: int) -> Splits:
             "get them from image-net.org (it asks for an account) and name their folder with --root DIR; "
             "already sorted into train/CLASS and val/CLASS? then use folder:DIR"
         ) from error
-    return Splits(train, test, len(train.classes), (3, image_size, image_size))
+    return DataSet("imagenet", train, test, len(train.classes), (3, image_size, image_size))
 
 
-def folder(path: Path, image_size: int | None) -> Splits:
+def folder(name: str, path: Path, image_size: int | None) -> DataSet:
     """Images sorted into ``path/train/CLASS`` and ``path/test/CLASS`` (or ``path/val/CLASS``)."""
     held_out = next((path / name for name in ("test", "val") if (path / name).is_dir()), None)
     if not (path / "train").is_dir() or held_out is None:
@@ -111,10 +96,10 @@ def folder(path: Path, image_size: int | None) -> Splits:
     shape = (3, image_size, image_size)
     if image_size > 64:
         train.transform, test.transform = _large(image_size, IMAGENET)
-        return Splits(train, test, len(train.classes), shape)
+        return DataSet(name, train, test, len(train.classes), shape)
     train.transform, test.transform = _small(image_size, IMAGENET)
     still = datasets.ImageFolder(path / "train", test.transform)
-    return Splits(train, test, len(train.classes), shape, still, _augmentation(image_size, IMAGENET))
+    return DataSet(name, train, test, len(train.classes), shape, still, _augmentation(image_size, IMAGENET))
 
 
 def _augmentation(size: int, statistics: Statistics) -> Augmentation:

@@ -2,36 +2,19 @@
 
 from __future__ import annotations
 
-import dataclasses
 import difflib
 import os
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from conet_fx.data import digits, images
-from conet_fx.data.on_device import Augmentation, OnDevice
+from conet_fx.data.dataset import DataSet
+from conet_fx.data.on_device import OnDevice
 
 NAMES = ("digits", "cifar10", "cifar100", "imagenet", "folder:PATH")
-
-
-@dataclasses.dataclass(frozen=True)
-class DataSet:
-    """A classification task: ``train`` and ``test`` give (image [C, H, W], class index).
-
-    ``still`` are the training images without augmentation, which ``augmentation`` does to batches; None where the
-    images of an epoch cannot be made from images of one size.
-    """
-
-    name: str
-    train: Dataset[Any]
-    test: Dataset[Any]
-    classes: int
-    shape: tuple[int, int, int]
-    still: Dataset[Any] | None = None
-    augmentation: Augmentation | None = None
 
 
 def load(
@@ -67,22 +50,17 @@ def load(
     if image_size is not None and image_size < 1:
         raise ValueError(f"image_size must be at least 1, not {image_size}")
     if name == "digits":
-        train, test, classes, shape = digits.splits(image_size or 32)
-        return DataSet(name, train, test, classes, shape, train, Augmentation())
+        return digits.load(image_size or 32)
     if name.startswith("folder:"):
         folder = Path(root or "", name.removeprefix("folder:"))
-        return _data_set(name, images.folder(folder, image_size))
+        return images.folder(name, folder, image_size)
     if name in images.CIFAR:
-        return _data_set(name, images.cifar(name, Path(root or "data"), image_size or 32, download))
+        return images.cifar(name, Path(root or "data"), image_size or 32, download)
     if name == "imagenet":
-        return _data_set(name, images.imagenet(Path(root or "data"), image_size or 224))
+        return images.imagenet(Path(root or "data"), image_size or 224)
     close = difflib.get_close_matches(name, NAMES, n=1)
     hint = f", did you mean {close[0]!r}?" if close else ""
     raise ValueError(f"unknown data set {name!r}{hint} (known: {', '.join(NAMES)})")
-
-
-def _data_set(name: str, splits: images.Splits) -> DataSet:
-    return DataSet(name, splits.train, splits.test, splits.classes, splits.shape, splits.still, splits.augmentation)
 
 
 def loaders(
