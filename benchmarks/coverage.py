@@ -32,18 +32,16 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Collection, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
 from rich.table import Table
 from torch import nn
 
 import conet_fx
 from benchmarks import zoo
-from benchmarks.processes import describe, run_in_process, show_row, write_rows
+from benchmarks.processes import describe, run_in_process, show_results, show_row, work_through, write_rows
 from conet_fx.plan import ChannelPlan
 from tests.passes import battery
 
@@ -391,24 +389,16 @@ def main(arguments: list[str] | None = None) -> None:
     for package, used in needed.items():
         if used and importlib.util.find_spec(package) is None:
             sys.exit(f"{package} is not installed: pip install '.[benchmarks]'")
-    console = Console(markup=False, emoji=False, highlight=False, soft_wrap=True)
 
-    def work(name: str) -> None:
+    def work(name: str) -> bool:
         rows[name] = measure(name, options, rows.get(name, {}))
-        console.print(
-            f"{name}: {'ok' if passed(rows[name]) else 'faults'}", style=None if passed(rows[name]) else "red"
-        )
         if options.out:
             write_rows(options.out, [rows[name] for name in zoo.entries("all") if name in rows])
+        return passed(rows[name])
 
-    with ThreadPoolExecutor(options.jobs) as pool:
-        for _ in pool.map(work, names):
-            pass
+    work_through(names, work, options.jobs)
     shown = [rows[name] for name in names]
-    Console(width=None if console.is_terminal else 200, markup=False, emoji=False).print(table_of(shown))
-    for line in summary_of(shown):
-        console.print(line)
-    console.print(describe())
+    show_results(table_of(shown), summary_of(shown), width=200)
     if options.markdown:
         options.markdown.write_text(
             markdown_of(shown, f"python -m benchmarks.coverage {' '.join(arguments or sys.argv[1:])}")

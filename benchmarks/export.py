@@ -25,20 +25,18 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import safetensors.torch
 import torch
-from rich.console import Console
 from rich.table import Table
 from torch import fx, nn
 
 import conet_fx
 from benchmarks import zoo
 from benchmarks.coverage import chosen, kept_rows, one_line
-from benchmarks.processes import describe, run_in_process, show_row, write_rows
+from benchmarks.processes import describe, run_in_process, show_results, show_row, work_through, write_rows
 from tests.passes import battery
 
 CHECKS = ("saved", "loaded", "applied", "source", "pt2", "onnx")
@@ -287,23 +285,16 @@ def main(arguments: list[str] | None = None) -> None:
         for name in chosen(options.zoo, options.models)
         if not name.endswith(":train") and not any(part in name for part in left_out)
     ]
-    console = Console(markup=False, emoji=False, highlight=False, soft_wrap=True)
 
-    def work(name: str) -> None:
-        if name not in rows:
-            rows[name] = measure(name, options.timeout)
-            console.print(f"{name}: {'ok' if passed(rows[name]) else 'faults'}")
+    def work(name: str) -> bool:
+        rows[name] = measure(name, options.timeout)
         if options.out:
             write_rows(options.out, list(rows.values()))
+        return passed(rows[name])
 
-    with ThreadPoolExecutor(options.jobs) as pool:
-        for _ in pool.map(work, names):
-            pass
+    work_through([name for name in names if name not in rows], work, options.jobs)
     shown = [rows[name] for name in names]
-    Console(width=None if console.is_terminal else 160, markup=False, emoji=False).print(table_of(shown))
-    for line in summary_of(shown):
-        console.print(line)
-    console.print(describe())
+    show_results(table_of(shown), summary_of(shown), width=160)
     if options.markdown:
         told = {"zoo": options.zoo, "models": options.models, "but": options.but}  # what is measured, not where it goes
         command = " ".join(

@@ -10,10 +10,14 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+
+from rich.console import Console
+from rich.table import Table
 
 MARK = "row: "
 
@@ -74,6 +78,31 @@ def write_rows(path: Path, rows: Any) -> None:
     new = path.with_name(path.name + ".new")
     new.write_text(json.dumps({**environment(), "rows": rows}, indent=1) + "\n")
     new.replace(path)
+
+
+def work_through(names: Sequence[str], work: Callable[[str], bool], jobs: int) -> None:
+    """Do ``work`` on each name, ``jobs`` at once, and say of each whether it was without a fault."""
+
+    def told(name: str) -> None:
+        good = work(name)
+        console().print(f"{name}: {'ok' if good else 'faults'}", style=None if good else "red")
+
+    with ThreadPoolExecutor(jobs) as pool:
+        for _ in pool.map(told, names):
+            pass
+
+
+def show_results(table: Table, summary: Iterable[str], width: int) -> None:
+    """A table, ``width`` characters wide where it goes into a file, what it comes to, and where it was measured."""
+    where = console()
+    Console(width=None if where.is_terminal else width, markup=False, emoji=False).print(table)
+    for line in [*summary, describe()]:
+        where.print(line)
+
+
+def console() -> Console:
+    """Where the lines of a benchmark go, as they are."""
+    return Console(markup=False, emoji=False, highlight=False, soft_wrap=True)
 
 
 def _version(package: str) -> str | None:
