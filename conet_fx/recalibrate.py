@@ -52,7 +52,7 @@ def recalibrate_bn(
     if device is None:
         device = next((t.device for t in (*module.parameters(), *module.buffers())), torch.device("cpu"))
     count = 0
-    with _Estimate() as estimate, _evaluating(module), reproducible(loader), torch.no_grad():
+    with _Estimate() as estimate, _evaluating(module), reproducible(loader, torch.device(device)), torch.no_grad():
         for batch in islice(loader, batches):
             run_on(module, _moved(_input(batch), torch.device(device)))
             count += 1

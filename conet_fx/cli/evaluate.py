@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import yaml
 from jsonargparse import SUPPRESS, ArgumentParser, Namespace
 from jsonargparse.typing import NonNegativeInt
+from lightning_fabric import Fabric
 
 from conet_fx import data, models, recipe
 from conet_fx.cli.common import checked, command, names, nobody, tell
 from conet_fx.cli.job import Job
 from conet_fx.cli.report import show
+from conet_fx.data import DataSet
 from conet_fx.errors import SearchError
 from conet_fx.evaluate import EvaluationConfig, evaluate_rivals
-from conet_fx.plan import analyze
+from conet_fx.plan import ChannelPlan, analyze
 from conet_fx.search import SearchConfig
 from conet_fx.search.batches import first_batch, samples
 from conet_fx.search.distributed import make_fabric
@@ -43,14 +46,14 @@ def run(arguments: Namespace) -> None:
     What is left out is as the run has it. A seed that is done is not trained again: the same command goes on where it
     was interrupted.
     """
-    run = RunDirectory(arguments.run)
-    header, history = run.header(), run.history()
-    settings = _settings(run)
+    record = RunDirectory(arguments.run)
+    header, history = record.header(), record.history()
+    settings = _settings(record)
     job = checked(Job, {**settings, **arguments.as_dict()})
     final = checked(EvaluationConfig, {**settings["final"], **arguments.as_dict()})
     config = SearchConfig(**header["config"])
     if not history:
-        raise SearchError(f"{run.path} has no finished trial, so there is nothing to train yet: wait, or resume it")
+        raise SearchError(f"{record.path} has no finished trial, so there is nothing to train yet: wait, or resume it")
     fabric = make_fabric(config)
     dataset = job.dataset()
     model = models.build(job.arch, dataset.classes, dataset.shape[0])
@@ -59,12 +62,33 @@ def run(arguments: Namespace) -> None:
     model_id = recipe.identify(model)
     if {**model_id, "sizes": plan.sizes} != header["model"]:
         raise SearchError(
-            f"{run.path} holds a run of another network than {job.arch} gives now: restore the code of the model"
+            f"{record.path} holds a run of another network than {job.arch} gives now: restore the code of the model"
         )
+    found = {name: group.next_size for name, group in history[-1].groups.items()}
+    with record.locked() if fabric.is_global_zero else contextlib.nullcontext():
+        compare_rivals(record, plan, found, model_id, dataset, job, final, config, fabric, quiet=arguments.quiet)
+    if fabric.is_global_zero:
+        show(record)
+
+
+def compare_rivals(
+    record: RunDirectory,
+    plan: ChannelPlan,
+    found: Mapping[str, int],
+    model_id: Mapping[str, str],
+    dataset: DataSet,
+    job: Job,
+    final: EvaluationConfig,
+    config: SearchConfig,
+    fabric: Fabric,
+    *,
+    quiet: bool,
+) -> None:
+    """Train the found sizes and their rivals to the end, as the job says, and keep the record of it."""
     evaluate_rivals(
-        run,
+        record,
         plan,
-        {name: group.next_size for name, group in history[-1].groups.items()},
+        found,
         model_id,
         dataset,
         final,
@@ -73,21 +97,19 @@ def run(arguments: Namespace) -> None:
         batch_size=job.batch_size,
         workers=job.workers,
         on_device=job.data_on_device,
-        tell=nobody if arguments.quiet else tell,
+        tell=nobody if quiet else tell,
     )
-    if fabric.is_global_zero:
-        show(run)
 
 
-def _settings(run: RunDirectory) -> dict[str, Any]:
+def _settings(record: RunDirectory) -> dict[str, Any]:
     """What ``conet-fx search`` was called with. Raises :class:`SearchError` for a run that something else made."""
-    file = run.path / CONFIG
+    file = record.path / CONFIG
     try:
         settings = yaml.safe_load(file.read_text(encoding="utf-8"))
         settings["arch"], settings["data"], settings["final"]["seeds"]
     except FileNotFoundError:
         raise SearchError(
-            f"{run.path} has no {CONFIG}, since it was not made by conet-fx search: call conet_fx.evaluate.evaluate "
+            f"{record.path} has no {CONFIG}, since it was not made by conet-fx search: call conet_fx.evaluate.evaluate "
             "with your model and data"
         ) from None
     except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:

@@ -21,7 +21,7 @@ def parser_of(words: Sequence[str]) -> ArgumentParser:
     """The options."""
     parser = command(run)
     parser.add_argument("runs", type=str, nargs="+", help="one run directory, or several to compare")
-    parser.add_argument("-o", "--output", type=str | None, default=None, help="the page (default: parser.html in the "
+    parser.add_argument("-o", "--output", type=str | None, default=None, help="the page (default: report.html in the "
                         "run directory, comparison.html here for several)")  # fmt: skip
     parser.add_argument("--tensorboard", type=str | None, default=None, help="also write scalars into this folder")
     return parser

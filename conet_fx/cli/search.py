@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,10 +12,11 @@ import yaml
 from jsonargparse import ArgumentParser, Namespace
 
 from conet_fx import data, models
-from conet_fx.cli.common import checked, command, nobody, tell
+from conet_fx.cli.common import checked, command, tell
+from conet_fx.cli.evaluate import compare_rivals
 from conet_fx.cli.job import Job
 from conet_fx.cli.report import show
-from conet_fx.evaluate import RIVALS, EvaluationConfig, evaluate_rivals
+from conet_fx.evaluate import RIVALS, EvaluationConfig
 from conet_fx.optimize import optimize
 from conet_fx.report import Observer, TensorBoard
 from conet_fx.search import SearchConfig
@@ -74,34 +76,23 @@ def run(arguments: Namespace) -> None:
     observers: list[Observer] = [_Settings(record, settings)]
     if arguments.tensorboard:
         observers.append(TensorBoard(arguments.tensorboard))
-    result = optimize(
-        model,
-        train,
-        config=config,
-        run_dir=record.path,
-        resume=True,
-        fabric=fabric,
-        progress=not arguments.quiet,
-        observers=observers,
-    )
-    trained = any(e.label == "found" and e.sizes == result.sizes and e.seeds for e in record.evaluations())
-    if together.first and not trained:
-        result.save(record.path / FOUND)
-    if arguments.evaluate:
-        evaluate_rivals(
-            record,
-            result.plan,
-            result.sizes,
-            result.model_id,
-            dataset,
-            final,
-            fabric,
-            round_to=config.round_to,
-            batch_size=job.batch_size,
-            workers=job.workers,
-            on_device=job.data_on_device,
-            tell=nobody if arguments.quiet else tell,
+    with record.locked() if together.first else contextlib.nullcontext():
+        result = optimize(
+            model,
+            train,
+            config=config,
+            run_dir=record.path,
+            resume=True,
+            fabric=fabric,
+            progress=not arguments.quiet,
+            observers=observers,
         )
+        trained = any(e.label == "found" and e.sizes == result.sizes and e.seeds for e in record.evaluations())
+        if together.first and not trained:
+            result.save(record.path / FOUND)
+        if arguments.evaluate:
+            of_model = result.plan, result.sizes, result.model_id
+            compare_rivals(record, *of_model, dataset, job, final, config, fabric, quiet=arguments.quiet)
     if together.first:
         show(record)
 
