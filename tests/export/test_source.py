@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import builtins
+import contextlib
 import copy
 import importlib
 import re
 import tempfile
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +17,14 @@ import safetensors.torch
 import torch
 import torch.nn.functional as F
 import torchvision
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from torch import Tensor, fx, nn
 
 import conet_fx
 from conet_fx.errors import ExportError, RecipeError
 from conet_fx.export.layout import WIDTH
-from tests import test_recipe
+from tests import hostile, test_recipe
+from tests.hostile import Files, bad_files, watch
 from tests.passes.battery import call, random_sizes, tensors
 from tests.passes.cases import CASES, Case, net
 from tests.property.networks import Program, RandomNet, programs
@@ -404,3 +407,17 @@ def test_the_world_is_left_alone(tmp_path: Path) -> None:
     assert torch.equal(random, torch.get_rng_state())
     assert modes == [part.training for part in module.modules()]
     assert all(torch.equal(tensor, module.state_dict()[name]) for name, tensor in before.items())
+
+
+@given(bad=bad_files())
+@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+def test_recipes_of_an_attacker_are_refused_or_written(bad: Files) -> None:
+    """The source is run once to check it: nothing that a file says may run then."""
+    watch()
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of Python, on constants that make no sense
+        Path(folder, "recipe.json").write_bytes(bad.recipe)
+        Path(folder, "model.safetensors").write_bytes(bad.weights)
+        with contextlib.suppress(ExportError, RecipeError):
+            conet_fx.export(folder, Path(folder, "network.py"))
+    assert not hostile.seen
