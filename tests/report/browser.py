@@ -11,7 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,15 @@ os.dup2(int(read), 3)
 os.dup2(int(write), 4)
 os.execvp(command[0], command)
 """
+
+
+# seconds; the first start on a busy machine that has never read the program from its disk takes a minute and more
+PATIENCE = 300
+STARTS = 3
+
+
+class BrowserError(RuntimeError):
+    """The browser itself fails, not the page."""
 
 
 class Page:
@@ -70,10 +79,12 @@ class Page:
 
     def _read(self) -> dict[str, Any]:
         while b"\0" not in self._buffer:
-            answered, _, _ = select.select([self._receive], [], [], 60)
-            chunk = os.read(self._receive, 1 << 20) if answered else b""
+            answered, _, _ = select.select([self._receive], [], [], PATIENCE)
+            if not answered:
+                raise BrowserError(f"chromium has not answered for {PATIENCE} s")
+            chunk = os.read(self._receive, 1 << 20)
             if not chunk:
-                raise RuntimeError("chromium went away, or has not answered for a minute")
+                raise BrowserError("chromium went away")
             self._buffer += chunk
         line, self._buffer = self._buffer.split(b"\0", 1)
         message: dict[str, Any] = json.loads(line)
@@ -106,7 +117,7 @@ class Page:
         self.wait(f"{ready} && [...document.querySelectorAll('.chart')].every(c => c.firstChild)")
         self.evaluate("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
 
-    def wait(self, condition: str, seconds: float = 15) -> None:
+    def wait(self, condition: str, seconds: float = PATIENCE) -> None:
         """Until the JavaScript ``condition`` holds."""
         until = time.monotonic() + seconds
         while not self.evaluate(condition):
@@ -156,23 +167,46 @@ class Page:
 
 @contextmanager
 def chromium(executable: str) -> Iterator[Page]:
-    """A browser with an empty profile, closed at the end."""
+    """A browser with an empty profile, closed at the end; one that dies as it starts is started again."""
+    for start in range(1, STARTS + 1):
+        with ExitStack() as stack:
+            profile = Path(stack.enter_context(tempfile.TemporaryDirectory(ignore_cleanup_errors=True)))
+            log = profile / "stderr"
+            send, receive = stack.enter_context(_process(executable, profile, log))
+            try:
+                page = Page(send, receive)
+            except (BrowserError, BrokenPipeError) as error:
+                if start < STARTS:
+                    continue
+                words = log.read_text(errors="replace")[-2000:]
+                raise BrowserError(f"{executable} did not start, {STARTS} times: {error}\n{words}") from error
+            yield page
+            return
+
+
+@contextmanager
+def _process(executable: str, profile: Path, log: Path) -> Iterator[tuple[int, int]]:
+    """The browser's process; gives the ends of the pipes to send commands to it and to receive its answers."""
     to_read, to_write = os.pipe()
     from_read, from_write = os.pipe()
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
+    with log.open("wb") as stderr:
         process = subprocess.Popen(
             [sys.executable, "-c", START, str(to_read), str(from_write), executable, *FLAGS,
              f"--user-data-dir={profile}"],
             pass_fds=(to_read, from_write),
             stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
+            stderr=stderr,
         )  # fmt: skip
-        os.close(to_read)
-        os.close(from_write)
+    os.close(to_read)
+    os.close(from_write)
+    try:
+        yield to_write, from_read
+    finally:
+        os.close(to_write)
+        os.close(from_read)
+        process.terminate()
         try:
-            yield Page(to_write, from_read)
-        finally:
-            os.close(to_write)
-            os.close(from_read)
-            process.terminate()
             process.wait(timeout=20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()

@@ -17,7 +17,7 @@ from tests.report.browser import Page, chromium
 from tests.report.synthetic import deep_groups, searched_network, synthetic_run
 from tests.report.test_page import embedded
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.xdist_group("browser")]
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 
