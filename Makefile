@@ -24,7 +24,7 @@ search: $(READY)
 	$(VENV)/bin/conet-fx search --arch resnet18_cifar --data digits
 
 test: lint types
-	OMP_NUM_THREADS=1 $(PY) -m pytest -n $(JOBS) $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n $(JOBS) --dist loadgroup $(PYTEST_ARGS)
 
 lint: $(READY)
 	$(PY) -m ruff check .

@@ -1,70 +1,34 @@
 """Networks trained to the end with one recipe: what the search found beside what it is measured against.
 
-The recipe is the paper's (A.3) in proportion: SGD with momentum 0.9, the learning rate halved after each tenth of the
-epochs (25 of 250 there).
+The recipe is the paper's (A.3) in proportion, see :class:`EvaluationConfig`.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import torch.nn.functional as F
 from lightning_fabric import Fabric
 from torch import fx, nn
-from torch.optim import SGD
-from torch.optim.lr_scheduler import LambdaLR
 
 from conet_fx.data import DataSet, loaders
+from conet_fx.final import EvaluationConfig, FinalTraining
 from conet_fx.plan import ChannelPlan
 from conet_fx.saving import save
+from conet_fx.search.checkpoint import Saver, discard_checkpoints, read_checkpoint
 from conet_fx.search.distributed import Distributed
 from conet_fx.search.history import Evaluation
 from conet_fx.search.randomness import reproducible, seed_everything
 from conet_fx.search.run_dir import FOUND, RunDirectory
+from conet_fx.search.signals import Signals
 from conet_fx.search.task import cost_per_sample
-from conet_fx.search.training import test_accuracy, train_epoch
-
-
-@dataclasses.dataclass(frozen=True)
-class EvaluationConfig:
-    """How networks are trained to the end.
-
-    Args:
-        epochs: training epochs, >= 1; the learning rate is halved after each tenth of them.
-        seeds: one training run each, for the mean and the spread.
-        lr: first learning rate, > 0.
-        momentum: of SGD, in [0, 1).
-        weight_decay: L2 penalty of SGD, >= 0.
-
-    Raises:
-        ValueError: a number out of range, or no seed.
-    """
-
-    epochs: int = 250
-    seeds: tuple[int, ...] = (0, 1, 2)
-    lr: float = 0.1
-    momentum: float = 0.9
-    weight_decay: float = 5e-4
-
-    def __post_init__(self) -> None:
-        for name, valid, wanted in (
-            ("epochs", self.epochs >= 1, "an integer >= 1"),
-            (
-                "seeds",
-                len(self.seeds) >= 1 and len(set(self.seeds)) == len(self.seeds),
-                "one or more different integers",
-            ),
-            ("lr", 0 < self.lr < float("inf"), "a number > 0"),
-            ("momentum", 0 <= self.momentum < 1, "a number in [0, 1)"),
-            ("weight_decay", 0 <= self.weight_decay < float("inf"), "a number >= 0"),
-        ):
-            if not valid:
-                raise ValueError(f"{name}={getattr(self, name)!r}: write {wanted}")
-
+from conet_fx.search.training import test_accuracy
 
 RIVALS = frozenset({"found", "start", "uniform"})
+UNDER_WAY = "final"  # of a run directory: the final training that is not done yet
 
 
 def rivals(plan: ChannelPlan, found: Mapping[str, int], round_to: int = 1) -> dict[str, dict[str, int]]:
@@ -102,11 +66,17 @@ def evaluate(
     init_fn: Callable[[nn.Module], Any] | None = None,
     known: Sequence[Evaluation] = (),
     on_seed: Callable[[Evaluation, fx.GraphModule], None] = lambda evaluation, network: None,
+    run_dir: str | os.PathLike[str] | None = None,
+    checkpoint_seconds: float = 60.0,
 ) -> tuple[Evaluation, fx.GraphModule | None]:
     """Train the network of ``sizes`` once for each seed: the record, and the trained network of the first seed.
 
     Seeds that ``known`` has of the same network and recipe are not trained again (None for the network of the first
     then). ``on_seed`` gets the record so far and the network after each seed that was trained.
+
+    With ``run_dir`` the training under way is saved there after an epoch now and then, as ``checkpoint_seconds`` of a
+    search says, and a call of the same network, recipe and seed goes on with it: on a CPU with the bits of one that
+    was not cut off. SIGINT and SIGTERM then let the epoch under way end first.
     """
     blank = _blank(label, sizes, plan, config, batch_size)
     done: dict[int, float] = {}
@@ -122,7 +92,19 @@ def evaluate(
     for seed in config.seeds:
         if seed in done:
             continue
-        model, done[seed] = _train(sizes, plan, data, config, fabric, seed, batch_size, workers, on_device, init_fn)
+        model, done[seed] = _train(
+            dataclasses.replace(blank, seeds=(seed,)),
+            plan,
+            data,
+            config,
+            fabric,
+            batch_size=config.batch_size or batch_size,
+            workers=workers,
+            on_device=on_device,
+            init_fn=init_fn,
+            store=None if run_dir is None else RunDirectory(run_dir),
+            checkpoint_seconds=checkpoint_seconds,
+        )
         first = model if seed == config.seeds[0] else first
         on_seed(record(), model)
     return record(), first
@@ -133,10 +115,7 @@ def _blank(
 ) -> Evaluation:
     """The record of a network that no seed has trained yet."""
     cost = cost_per_sample(plan, sizes)
-    how = (
-        f"SGD, lr {config.lr:g}, momentum {config.momentum:g}, weight decay {config.weight_decay:g}, batch {batch_size}"
-    )
-    return Evaluation(label, dict(sizes), cost.params, cost.macs, (), (), config.epochs, how)
+    return Evaluation(label, dict(sizes), cost.params, cost.macs, (), (), config.epochs, config.words(batch_size))
 
 
 def _alike(first: Evaluation, second: Evaluation) -> bool:
@@ -193,34 +172,46 @@ def evaluate_rivals(
             on_device=on_device,
             known=known,
             on_seed=keep,
+            run_dir=run.path / UNDER_WAY,
         )
     if fabric.is_global_zero:
         run.save_evaluations(list(records.values()))
 
 
 def _train(
-    sizes: Mapping[str, int],
+    record: Evaluation,
     plan: ChannelPlan,
     data: DataSet,
     config: EvaluationConfig,
     fabric: Fabric,
-    seed: int,
+    *,
     batch_size: int,
     workers: int,
     on_device: bool,
     init_fn: Callable[[nn.Module], Any] | None,
+    store: RunDirectory | None,
+    checkpoint_seconds: float,
 ) -> tuple[fx.GraphModule, float]:
+    """Train the network of ``record`` with its one seed; the trained network and its test accuracy."""
+    [seed] = record.seeds
+    together = Distributed(fabric)
     device, part = fabric.device if on_device else None, (fabric.global_rank, fabric.world_size)
-    train, test = loaders(data, batch_size, seed, workers, device=device, part=part)
-    train = Distributed(fabric).share(train)
-    with reproducible(train, fabric.device):
+    train, test = loaders(data.with_cutout(config.cutout), batch_size, seed, workers, device=device, part=part)
+    train = together.share(train)
+    with reproducible(train, fabric.device), Signals() if store else contextlib.nullcontext() as signals:
         seed_everything(seed, 0, train)
-        network = plan.resize(sizes, init="reset", init_fn=init_fn)
-        sgd = SGD(network.parameters(), config.lr, momentum=config.momentum, weight_decay=config.weight_decay)
-        schedule = LambdaLR(sgd, lambda epoch: 0.5 ** (10 * epoch // config.epochs))
-        model, optimizer = fabric.setup(network, sgd)
-        for epoch in range(1, config.epochs + 1):
-            Distributed.set_epoch(train, epoch)
-            train_epoch(model, optimizer, train, fabric, F.cross_entropy, f"final training, epoch {epoch}")
-            schedule.step()
-        return network, test_accuracy(model, test, fabric)
+        network = plan.resize(record.sizes, init="reset", init_fn=init_fn)
+        training = FinalTraining(network, train, config, fabric, dataclasses.asdict(record))
+        if store is None or signals is None:
+            training.run(lambda ended: None)
+        else:
+            found = together.from_first(lambda: read_checkpoint(store, lambda kept: training.fits(kept.state)))
+            if found is not None:
+                training.load(found.state)
+            training.run(Saver(store if together.first else None, together, checkpoint_seconds, signals).of(training))
+        accuracy = test_accuracy(training.model, test, fabric)
+        if signals is not None:
+            signals.act()  # one that came after the last epoch
+    if store is not None and together.first:
+        discard_checkpoints(store)
+    return network, accuracy

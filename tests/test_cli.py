@@ -158,11 +158,11 @@ class TestEvaluate:
         shutil.rmtree(path / "found")
         train, trained = conet_fx.evaluate._train, []
 
-        def interrupted(*arguments: Any) -> Any:
+        def interrupted(*arguments: Any, **options: Any) -> Any:
             if len(trained) == 3:
                 raise KeyboardInterrupt
             trained.append(arguments)
-            return train(*arguments)
+            return train(*arguments, **options)
 
         monkeypatch.setattr("conet_fx.evaluate._train", interrupted)
         assert main(["evaluate", str(path)]) == 130
@@ -189,9 +189,9 @@ class TestEvaluate:
         assert "lr 0.02" in json.loads((path / "evaluations.json").read_text())[0]["recipe"]
         train = conet_fx.evaluate._train
 
-        def once(sizes: Any, plan: Any, *rest: Any) -> Any:
+        def once(*arguments: Any, **options: Any) -> Any:
             monkeypatch.setattr("conet_fx.evaluate._train", None)
-            return train(sizes, plan, *rest)
+            return train(*arguments, **options)
 
         monkeypatch.setattr("conet_fx.evaluate._train", once)
         assert main(["evaluate", str(path), "--epochs", "1"]) == 1

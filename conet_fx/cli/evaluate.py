@@ -17,7 +17,8 @@ from conet_fx.cli.job import Job
 from conet_fx.cli.report import show
 from conet_fx.data import DataSet
 from conet_fx.errors import SearchError
-from conet_fx.evaluate import EvaluationConfig, evaluate_rivals
+from conet_fx.evaluate import evaluate_rivals
+from conet_fx.final import EvaluationConfig
 from conet_fx.plan import ChannelPlan, analyze
 from conet_fx.search import SearchConfig
 from conet_fx.search.batches import first_batch, samples
@@ -26,6 +27,8 @@ from conet_fx.search.run_dir import CONFIG, RunDirectory
 from conet_fx.search.task import SAMPLES
 
 HELP = "train the network of a run to the end, and its rivals"
+# options of search that may be other ones now
+OF_JOB: Mapping[str, Any] = {"root": str | None, "download": bool, "workers": NonNegativeInt}
 
 
 def parser_of(words: Sequence[str]) -> ArgumentParser:
@@ -33,9 +36,9 @@ def parser_of(words: Sequence[str]) -> ArgumentParser:
     parser = command(run)
     parser.add_argument("run", type=str, help="run directory, written by conet-fx search")
     parser.add_class_arguments(EvaluationConfig)
-    for name, what in (("root", str | None), ("download", bool), ("workers", NonNegativeInt)):
+    for name, what in OF_JOB.items():
         parser.add_argument(f"--{name}", type=what, help="as for search")
-    parser.set_defaults(dict.fromkeys([*names(EvaluationConfig), "root", "download", "workers"], SUPPRESS))
+    parser.set_defaults(dict.fromkeys([*names(EvaluationConfig), *OF_JOB], SUPPRESS))
     parser.add_argument("--quiet", action="store_true", help="no word on what is done")
     return parser
 
@@ -49,8 +52,9 @@ def run(arguments: Namespace) -> None:
     record = RunDirectory(arguments.run)
     header, history = record.header(), record.history()
     settings = _settings(record)
-    job = checked(Job, {**settings, **arguments.as_dict()})
-    final = checked(EvaluationConfig, {**settings["final"], **arguments.as_dict()})
+    given = arguments.as_dict()
+    job = checked(Job, {**settings, **{name: given[name] for name in OF_JOB if name in given}})
+    final = checked(EvaluationConfig, {**settings["final"], **given})
     config = SearchConfig(**header["config"])
     if not history:
         raise SearchError(f"{record.path} has no finished trial, so there is nothing to train yet: wait, or resume it")

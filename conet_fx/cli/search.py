@@ -16,7 +16,8 @@ from conet_fx.cli.common import checked, command, tell
 from conet_fx.cli.evaluate import compare_rivals
 from conet_fx.cli.job import Job
 from conet_fx.cli.report import show
-from conet_fx.evaluate import RIVALS, EvaluationConfig
+from conet_fx.evaluate import RIVALS
+from conet_fx.final import EvaluationConfig
 from conet_fx.optimize import optimize
 from conet_fx.report import Observer, TensorBoard
 from conet_fx.search import SearchConfig

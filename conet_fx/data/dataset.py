@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+from torch import Tensor
 from torch.utils.data import Dataset
 
 from conet_fx.data.on_device import Augmentation
@@ -25,3 +26,29 @@ class DataSet:
     shape: tuple[int, int, int]
     still: Dataset[Any] | None = None
     augmentation: Augmentation | None = None
+
+    def with_cutout(self, size: int) -> DataSet:
+        """The same task, a square of ``size`` pixels cut out of each training image, another one each time; 0: none.
+
+        Raises ValueError for a size below 0.
+        """
+        if size < 0:
+            raise ValueError(f"cutout={size!r}: write the side of a square in pixels, or 0 for none")
+        if not size:
+            return self
+        augmentation = self.augmentation and dataclasses.replace(self.augmentation, cutout=size)
+        return dataclasses.replace(self, train=_Cut(self.train, Augmentation(cutout=size)), augmentation=augmentation)
+
+
+class _Cut(Dataset[Any]):
+    """The samples of another data set, cut; draws from torch's global generator, as torchvision's transforms do."""
+
+    def __init__(self, whole: Dataset[Any], cut: Augmentation) -> None:
+        self._whole, self._cut = whole, cut
+
+    def __len__(self) -> int:
+        return len(self._whole)  # type: ignore[arg-type]
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Any]:
+        image, label = self._whole[index]
+        return self._cut(image[None], None)[0], label

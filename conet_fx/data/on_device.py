@@ -16,14 +16,17 @@ from torch.utils.data import DataLoader, Dataset
 class Augmentation:
     """Pad by ``pad`` pixels on each side and crop at random to the size before; ``flip`` half of the images.
 
-    ``fill``: what the padding is made of, a number for each channel; 0 when empty.
+    ``fill``: what the padding is made of, a number for each channel; 0 when empty. ``cutout``: the side of a square in
+    pixels that is set to 0, the mean of normalised images (DeVries and Taylor, 2017); its centre is drawn anywhere in
+    the image, so it may stick out.
     """
 
     pad: int = 0
     flip: bool = False
     fill: tuple[float, ...] = ()
+    cutout: int = 0
 
-    def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
+    def __call__(self, images: Tensor, generator: torch.Generator | None) -> Tensor:
         """Each of ``images`` [N, C, H, W] on its own; random numbers come from the CPU, the same for every device."""
         count, _, height, width = images.shape
         if self.pad:
@@ -40,7 +43,19 @@ class Augmentation:
         if self.flip:
             turned = torch.rand(count, 1, 1, 1, generator=generator).to(images.device) < 0.5
             images = torch.where(turned, images.flip(3), images)
+        if self.cutout:
+            inside = [
+                self._covered(torch.randint(side, (count, 1), generator=generator), side) for side in (height, width)
+            ]
+            hidden = (inside[0][:, None, :, None] & inside[1][:, None, None, :]).to(images.device)
+            images = images.masked_fill(hidden, 0)
         return images
+
+    def _covered(self, centres: Tensor, side: int) -> Tensor:
+        """Which of ``side`` pixels a square around each of ``centres`` [N, 1] covers: [N, side]."""
+        start = centres - self.cutout // 2
+        pixels = torch.arange(side)
+        return (pixels >= start) & (pixels < start + self.cutout)
 
 
 class OnDevice:

@@ -11,7 +11,7 @@ import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from safetensors.torch import load, save
 from torch import Tensor
@@ -21,7 +21,6 @@ from conet_fx.search.distributed import Distributed
 from conet_fx.search.packing import pack, unpack
 from conet_fx.search.run_dir import RunDirectory
 from conet_fx.search.signals import Signals
-from conet_fx.search.trial import TrialTraining
 
 FOLDER = "checkpoints"
 KEPT = 2  # a damaged checkpoint leaves the one before
@@ -101,6 +100,14 @@ def _sum(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
+class Resumable(Protocol):
+    """A training whose state may be taken between two steps: a ``TrialTraining``, or one to the end."""
+
+    number: int
+
+    def state(self) -> dict[str, Any]: ...
+
+
 class Saver:
     """Decides when the trial under way is saved: now and then, when a signal came, and when it is told to.
 
@@ -117,7 +124,7 @@ class Saver:
         self._steps = 0
         self._tried = False
 
-    def of(self, training: TrialTraining) -> Callable[[bool], None]:
+    def of(self, training: Resumable) -> Callable[[bool], None]:
         """What to call after each step of a trial, with False, and after each epoch, with True.
 
         Raises SearchError where the state of the optimizer or the schedule could not be saved.
@@ -133,7 +140,7 @@ class Saver:
             self._tried = True
         return functools.partial(self._between, training)
 
-    def _between(self, training: TrialTraining, ended: bool) -> None:
+    def _between(self, training: Resumable, ended: bool) -> None:
         """Save where it is time, and end the process where a signal asks for it."""
         self._steps += 1
         if self._together.fabric.world_size > 1 and self._steps % STEPS and not ended:
@@ -145,7 +152,7 @@ class Saver:
             self._signals.act()
             raise SystemExit("another process of the search was told to stop")
 
-    def save(self, training: TrialTraining) -> None:
+    def save(self, training: Resumable) -> None:
         """Save the trial now; all processes call it."""
         start = time.monotonic()
         state = training.state()

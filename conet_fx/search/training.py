@@ -161,12 +161,13 @@ def top1(output: Any, target: Any) -> Tensor | None:
 
 @torch.no_grad()
 def test_accuracy(model: nn.Module, loader: Iterable[Any], fabric: Fabric) -> float:
-    """Top-1 accuracy in [0, 1] over all samples of ``loader``, in eval mode."""
+    """Top-1 accuracy in [0, 1] over all samples of ``loader``, in eval mode; of several outputs the first counts."""
     model.eval()
     hits, count = 0, 0
     for batch in loader:
         inputs, target = split(fabric.to_device(batch))
-        correct = top1(run_on(model, inputs), target)
+        output = run_on(model, inputs)
+        correct = top1(output[0] if isinstance(output, (tuple, list)) else output, target)
         if correct is None:
             raise SearchError("test accuracy needs a model with one output a class and one class index a sample")
         hits += int(correct)
