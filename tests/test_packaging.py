@@ -36,7 +36,7 @@ def test_a_wheel_holds_the_passes_inside_the_package(wheel: Path) -> None:
     for source in (ROOT / "passes").rglob("*.py"):
         assert f"conet_fx/passes/{source.relative_to(ROOT / 'passes')}" in names
     for source in (ROOT / "conet_fx").rglob("*"):
-        if source.suffix in (".py", ".html", ".css", ".js", ".typed"):
+        if source.suffix in (".py", ".html", ".css", ".js", ".typed", ".yaml"):
             assert str(source.relative_to(ROOT)) in names
 
 

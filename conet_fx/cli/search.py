@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+from argparse import ArgumentError
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import yaml
 from jsonargparse import ArgumentParser, Namespace
 
-from conet_fx import data, models
+from conet_fx import data, models, recipes
 from conet_fx.cli.common import checked, command, tell
 from conet_fx.cli.evaluate import compare_rivals
 from conet_fx.cli.job import Job
@@ -36,7 +37,7 @@ MINUTES: Mapping[str, Any] = {
     "final.epochs": 15,
     "final.lr": 0.05,
 }
-OF_ONE_CALL = ("config", "debug", "run", "quiet", "tensorboard")  # search's options that config.yaml lacks
+OF_ONE_CALL = ("config", "recipe", "debug", "run", "quiet", "tensorboard")  # search's options that config.yaml lacks
 
 
 def parser_of(words: Sequence[str]) -> ArgumentParser:
@@ -49,8 +50,11 @@ def parser_of(words: Sequence[str]) -> ArgumentParser:
     parser.add_argument("--tensorboard", type=str | None, default=None, help="write scalars into this folder meanwhile")
     parser.add_class_arguments(SearchConfig)
     parser.add_class_arguments(EvaluationConfig, "final")
+    parser.add_argument("--recipe", type=str | None, default=None, help=f"of the paper: {', '.join(recipes.names())}")
     if _value(words, "--data") == "digits":
         parser.set_defaults(dict(MINUTES))
+    if name := _value(words, "--recipe"):
+        parser.set_defaults(_defaults(name))
     return parser
 
 
@@ -145,6 +149,16 @@ def _ended(run: RunDirectory, evaluate: bool, seeds: int) -> bool:
         return False
     done = {evaluation.label for evaluation in run.evaluations() if len(evaluation.seeds) == seeds}
     return not evaluate or done >= RIVALS
+
+
+def _defaults(name: str) -> dict[str, Any]:
+    """The settings of a recipe of the paper, which options and a configuration file go before."""
+    try:
+        settings = yaml.safe_load(recipes.path(name).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ArgumentError(None, str(error)) from error
+    final = {f"final.{key}": tuple(value) if key == "seeds" else value for key, value in settings.pop("final").items()}
+    return {**settings, **final}
 
 
 def _value(argv: Sequence[str], option: str) -> str | None:
