@@ -1,0 +1,1 @@
+"""The experiments of the CONet paper, each beside the published figure and rivals of as many parameters."""

@@ -1,0 +1,258 @@
+"""One function for each table and figure of the paper."""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+from collections.abc import Callable, Mapping, Sequence
+
+from scipy import stats
+
+from benchmarks.paper.lab import Lab
+from benchmarks.paper.outcome import Cell, Curve, Outcome, accuracy, difference, mean, spread
+from benchmarks.paper.published import SWEEP, Figure
+from benchmarks.paper.rivals import random_widths, rivals, scaled_widths
+from conet_fx.evaluate import uniform_sizes
+from conet_fx.plan import ChannelGroup
+from conet_fx.probe import rank_slope
+from conet_fx.search.history import Evaluation, Trial
+from conet_fx.search.static import static_sizes
+
+COLUMNS = ("network", "widths", "delta", "parameters", "MACs", "top-1 %", "paper: top-1 %", "paper: M parameters")
+
+
+def _row(lab: Lab, arch: str, delta: float | None, trained: Evaluation) -> tuple[Cell, ...]:
+    known = trained.label in ("found", "original")
+    paper: Figure | None = SWEEP.get((lab.name, arch, delta)) if known else None
+    top1, params = (paper.top1, paper.params) if paper else (None, None)
+    return (arch, trained.label, delta, trained.params, trained.macs, accuracy(trained), top1, params)
+
+
+def _curves(trained: Sequence[Evaluation]) -> list[Curve]:
+    """Accuracy by parameters, a curve for each way to choose widths."""
+    curves = []
+    for label in dict.fromkeys(each.label for each in trained):
+        of_label = sorted((each for each in trained if each.label == label), key=lambda each: each.params)
+        curves.append(
+            Curve(
+                label,
+                [each.params for each in of_label],
+                [100 * mean(each.accuracies) for each in of_label],
+                [100 * spread(each.accuracies) for each in of_label],
+            )
+        )
+    return curves
+
+
+AXES = ("parameters", "test top-1, percent")
+
+
+def table3(lab: Lab) -> list[Outcome]:
+    """Table 3: the sweep of delta for each network, and rivals of as many parameters."""
+    outcomes = []
+    for arch in lab.preset.archs:
+        plan = lab.plan(arch)
+        original = lab.train(arch, "original", _own(plan.free))
+        rows = [_row(lab, arch, None, original)]
+        sets: dict[str, list[Evaluation]] = {"original": [original]}
+        for delta in lab.preset.deltas:
+            found = lab.search(arch, delta=delta)
+            networks = {"found": found.sizes, **rivals(plan, plan.cost(found.sizes).params, seed=0, round_to=2)}
+            for label, sizes in networks.items():
+                trained = lab.train(arch, label, sizes)
+                sets.setdefault(label, []).append(trained)
+                rows.append(_row(lab, arch, delta, trained))
+        notes = [
+            f"found against {label} at equal parameters, all deltas: {difference(sets['found'], sets[label])}"
+            for label in ("constant", "scaled", "random")
+        ]
+        everything = [each for label in sets for each in sets[label]]
+        outcomes.append(
+            Outcome(f"Table 3, {arch}, {lab.name}", COLUMNS, rows, notes, _curves(everything), AXES, log=True)
+        )
+    return outcomes
+
+
+def figure7(lab: Lab) -> list[Outcome]:
+    """Fig. 7: the sweep of delta against compound scaling of the width."""
+    outcomes = []
+    for arch in lab.preset.archs:
+        plan = lab.plan(arch)
+        found = [lab.train(arch, "found", lab.search(arch, delta=delta).sizes) for delta in lab.preset.deltas]
+        scaled = [lab.train(arch, "scaled", scaled_widths(plan, each.params, round_to=2)) for each in found]
+        rows = [
+            _row(lab, arch, delta, each)
+            for pair in zip(lab.preset.deltas, found, scaled, strict=True)
+            for delta, each in ((pair[0], pair[1]), (pair[0], pair[2]))
+        ]
+        notes = [f"found against scaled: {difference(found, scaled)}"]
+        title = f"Fig. 7, {arch}, {lab.name}"
+        outcomes.append(Outcome(title, COLUMNS, rows, notes, _curves([*found, *scaled]), AXES, log=True))
+    return outcomes
+
+
+def table2(lab: Lab) -> list[Outcome]:
+    """Table 2: epochs of a trial, and the first scale factor phi."""
+    outcomes = []
+    for arch in lab.preset.archs:
+        rows: list[tuple[Cell, ...]] = []
+        points: list[Evaluation] = []
+        for name, values in (
+            ("epochs_per_trial", lab.preset.ablation_epochs),
+            ("phi", lab.preset.ablation_phis),
+        ):
+            for value in values:
+                found = lab.search(arch, **{name: value})
+                trained = lab.train(arch, name, found.sizes)
+                points.append(trained)
+                slopes = [group.slope for group in found.history[-1].groups.values()]
+                rows.append((arch, name, value, trained.params, accuracy(trained), mean(slopes)))
+        columns = ("network", "setting", "value", "parameters", "top-1 %", "mean slope, last trial")
+        title = f"Table 2, {arch}, {lab.name}"
+        outcomes.append(Outcome(title, columns, rows, (), _curves(points), AXES))
+    return outcomes
+
+
+def table4(lab: Lab, large: Lab) -> list[Outcome]:
+    """Table 4: what was found on the small images, trained on the large ones; and constant width."""
+    outcomes = []
+    for arch in lab.preset.archs:
+        found = lab.search(arch).sizes
+        plan = large.plan(arch)
+        trained = [
+            large.train(arch, "original", _own(plan.free)),
+            large.train(arch, "found", found),
+            large.train(arch, "constant", uniform_sizes(plan, plan.cost(found).params, 2)),
+        ]
+        rows = [_row(large, arch, None, each) for each in trained]
+        notes = [f"found against constant: {difference(trained[1:2], trained[2:])}"]
+        title = f"Table 4, {arch}, {lab.name} to {large.name}"
+        outcomes.append(Outcome(title, COLUMNS, rows, notes, _curves(trained), AXES, log=True))
+    return outcomes
+
+
+def figure1c(lab: Lab) -> list[Outcome]:
+    """Fig. 1c: rank and accuracy of a sample of networks of random widths, and of random size."""
+    outcomes = []
+    for arch in lab.preset.archs:
+        plan, draw = lab.plan(arch), random.Random(0)
+        ranks, tops, sizes_of = [], [], []
+        own = plan.cost({group.name: group.nearest(32, 2) for group in plan.free}).params
+        for number in range(lab.preset.sample):
+            sizes = random_widths(plan, round(own * 4.0 ** draw.uniform(-1, 1)), seed=number, round_to=2)
+            trial = lab.search(
+                arch, sizes=sizes, trials=1, epochs_per_trial=lab.preset.final_epochs, initial_channels=None
+            ).history[0]
+            trained = lab.train(arch, "random", sizes)
+            ranks.append(mean([group.ranks[-1] for group in trial.groups.values()]))
+            tops.append(100 * mean(trained.accuracies))
+            sizes_of.append(trained.params)
+        rows = list(zip([arch] * len(ranks), sizes_of, ranks, tops, strict=True))
+        notes = [
+            f"Spearman's correlation with the accuracy: of the mean rank {_correlation(ranks, tops)}, "
+            f"of the parameters {_correlation(sizes_of, tops)}"
+        ]
+        columns = ("network", "parameters", "mean rank", "top-1 %")
+        title = f"Fig. 1c, {arch}, {lab.name}"
+        curves = [Curve("networks of random widths", ranks, tops, line=False)]
+        outcomes.append(Outcome(title, columns, rows, notes, curves, ("mean rank", AXES[1])))
+    return outcomes
+
+
+def _correlation(first: Sequence[float], second: Sequence[float]) -> str:
+    if len(set(first)) < 2 or len(set(second)) < 2:
+        return "not defined (all are equal)"
+    found = stats.spearmanr(first, second)
+    return f"{found.statistic:+.2f} (p {found.pvalue:.2g})"
+
+
+def figure3(lab: Lab) -> list[Outcome]:
+    """Fig. 3: how the mean rank grows with the epochs at several widths, and which share of slopes passes delta."""
+    outcomes = []
+    for arch in lab.preset.archs:
+        rows: list[tuple[Cell, ...]] = []
+        curves = []
+        for width in lab.preset.widths:
+            trial = lab.baseline(arch, max(2, lab.preset.final_epochs), width)
+            groups = [group.ranks for group in trial.groups.values()]
+            ranks = [mean(of_epoch) for of_epoch in zip(*groups, strict=True)]
+            curves.append(Curve(f"{width} channels", list(range(1, len(ranks) + 1)), ranks))
+            for epochs in sorted({min(lab.preset.epochs_per_trial, len(ranks)), len(ranks)}):
+                slopes = [float(rank_slope(group[:epochs])) for group in groups]
+                passing = [mean([slope >= delta for slope in slopes]) for delta in lab.preset.deltas]
+                rows.append((arch, width, epochs, ranks[epochs - 1], mean(slopes), max(slopes), *passing))
+        columns = (
+            *("network", "width", "epochs", "mean rank", "mean slope", "largest slope"),
+            *(f">= {delta:g}" for delta in lab.preset.deltas),
+        )
+        title = f"Fig. 3, {arch}, {lab.name}"
+        outcomes.append(Outcome(title, columns, rows, (), curves, ("epoch", "mean rank of all groups")))
+    return outcomes
+
+
+@dataclasses.dataclass(frozen=True)
+class _Baseline:
+    groups: Sequence[ChannelGroup]
+
+
+def figure4(lab: Lab) -> list[Outcome]:
+    """Fig. 4: static scaling (Eq. 4) of trained baselines, and constant width."""
+    outcomes = []
+    for arch in lab.preset.static:
+        plan = lab.plan(arch)
+        trial = lab.baseline(arch, lab.preset.final_epochs, None)
+        original = lab.train(arch, "original", _own(plan.free))
+        pairs: list[tuple[float, Evaluation, Evaluation]] = []
+        for scale in lab.preset.scales:
+            sizes = _scaled(plan.groups, trial, scale, {group.name for group in plan.free})
+            static = lab.train(arch, "static", sizes)
+            pairs.append((scale, static, lab.train(arch, "constant", uniform_sizes(plan, static.params, 2))))
+        rows: list[tuple[Cell, ...]] = [(arch, "original", None, original.params, original.macs, accuracy(original))]
+        for scale, *both in pairs:
+            rows += [(arch, each.label, scale, each.params, each.macs, accuracy(each)) for each in both]
+        everything = [original, *(each for _, *both in pairs for each in both)]
+        notes = [f"static against constant: {difference([p[1] for p in pairs], [p[2] for p in pairs])}"]
+        columns = ("network", "widths", "s", "parameters", "MACs", "top-1 %")
+        title = f"Fig. 4, {arch}, {lab.name}"
+        outcomes.append(Outcome(title, columns, rows, notes, _curves(everything), AXES, log=True))
+    return outcomes
+
+
+def figure6(lab: Lab) -> list[Outcome]:
+    """Channel sizes of each trial, for each delta: where a search goes, and whether it settles."""
+    outcomes = []
+    for arch in lab.preset.archs:
+        rows: list[tuple[Cell, ...]] = []
+        curves = []
+        for delta in lab.preset.deltas:
+            history = lab.search(arch, delta=delta).history
+            for trial in history:
+                actions = [group.action for group in trial.groups.values()]
+                counts = [actions.count(action) for action in ("expand", "shrink", "stop")]
+                rows.append((arch, delta, trial.number, trial.params, mean(list(trial.sizes.values())), *counts))
+            widths = [mean(list(trial.sizes.values())) for trial in history]
+            curves.append(Curve(f"delta {delta:g}", [trial.number for trial in history], widths))
+        columns = ("network", "delta", "trial", "parameters", "mean size", "expand", "shrink", "stop")
+        title = f"Fig. 6, {arch}, {lab.name}"
+        outcomes.append(Outcome(title, columns, rows, (), curves, ("trial", "mean channel size")))
+    return outcomes
+
+
+def _own(free: Sequence[ChannelGroup]) -> dict[str, int]:
+    return {group.name: group.size for group in free}
+
+
+def _scaled(groups: Sequence[ChannelGroup], trial: Trial, scale: float, free: set[str]) -> dict[str, int]:
+    sizes = static_sizes(_Baseline(groups), trial.epochs[-1].layers, scale)
+    return {name: size for name, size in sizes.items() if name in free}
+
+
+EXPERIMENTS: Mapping[str, Callable[[Lab], list[Outcome]]] = {
+    "table2": table2,
+    "table3": table3,
+    "fig1c": figure1c,
+    "fig3": figure3,
+    "fig4": figure4,
+    "fig6": figure6,
+    "fig7": figure7,
+}

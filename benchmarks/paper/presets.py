@@ -1,0 +1,133 @@
+"""How large the experiments are: seconds in a test, minutes on two cores, hours on a GPU, or as the paper has them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Preset:
+    """The size of all experiments.
+
+    Args:
+        archs: networks of the delta sweep, names of ``conet_fx.models.build``.
+        static: networks that are scaled statically.
+        deltas: slope thresholds of the sweep, ranks an epoch.
+        image_size: side of the images, pixels.
+        train_images: at most so many images to train on, or None for all; as many of each class as the data allow.
+        test_images: the same of the images to test on.
+        batch_size: samples in a batch.
+        trials, epochs_per_trial: of a search.
+        final_epochs, seeds: of the trainings to the end.
+        ablation_epochs, ablation_phis: epochs a trial, and first scale factors, that are compared.
+        widths: of the networks whose rank growth is drawn.
+        scales: s of static scaling.
+        sample: networks of random widths for the correlation of rank and accuracy.
+        lr: first learning rate of searches, beside the recipe of the paper.
+        final_lr: the same of trainings to the end.
+    """
+
+    archs: tuple[str, ...]
+    static: tuple[str, ...]
+    deltas: tuple[float, ...]
+    image_size: int
+    train_images: int | None
+    test_images: int | None
+    batch_size: int
+    trials: int
+    epochs_per_trial: int
+    final_epochs: int
+    seeds: tuple[int, ...]
+    ablation_epochs: tuple[int, ...]
+    ablation_phis: tuple[float, ...]
+    widths: tuple[int, ...]
+    scales: tuple[float, ...]
+    sample: int
+    lr: float = 0.03
+    final_lr: float = 0.1
+
+
+PAPER_DELTAS = (0.0025, 0.005, 0.0075, 0.01, 0.015)
+
+PRESETS: Mapping[str, Preset] = {
+    "smoke": Preset(
+        archs=("tests.tiny:TinyNet",),
+        static=("tests.tiny:TinyNet",),
+        deltas=(0.001, 0.05),
+        image_size=8,
+        train_images=64,
+        test_images=64,
+        batch_size=32,
+        trials=2,
+        epochs_per_trial=2,
+        final_epochs=1,
+        seeds=(0, 1),
+        ablation_epochs=(2, 3),
+        ablation_phis=(0.2, 0.4),
+        widths=(16, 32),
+        scales=(0.2, 0.8),
+        sample=3,
+    ),
+    "cpu": Preset(
+        archs=("resnet18_cifar",),
+        static=("resnet18_cifar",),
+        deltas=(0.0025, 0.0075, 0.015, 0.03),
+        image_size=16,
+        train_images=3000,
+        test_images=2000,
+        batch_size=64,
+        trials=6,
+        epochs_per_trial=4,
+        final_epochs=8,
+        seeds=(0, 1, 2),
+        ablation_epochs=(2, 4, 8),
+        ablation_phis=(0.1, 0.2, 0.4),
+        widths=(16, 32, 64, 128),
+        scales=(0.2, 0.4, 0.6, 0.8),
+        sample=8,
+        final_lr=0.05,
+    ),
+    "gpu": Preset(
+        archs=("resnet34_cifar",),
+        static=("resnet18_cifar", "resnet34_cifar"),
+        deltas=PAPER_DELTAS,
+        image_size=32,
+        train_images=None,
+        test_images=None,
+        batch_size=128,
+        trials=10,
+        epochs_per_trial=10,
+        final_epochs=40,
+        seeds=(0, 1, 2),
+        ablation_epochs=(5, 10, 20),
+        ablation_phis=(0.1, 0.2, 0.4),
+        widths=(16, 32, 64, 128, 256),
+        scales=(0.2, 0.4, 0.6, 0.8),
+        sample=16,
+    ),
+    "full": Preset(
+        archs=("resnet34_cifar",),
+        static=("resnet34_cifar",),
+        deltas=PAPER_DELTAS,
+        image_size=32,
+        train_images=None,
+        test_images=None,
+        batch_size=128,
+        trials=25,
+        epochs_per_trial=20,
+        final_epochs=250,
+        seeds=(0, 1, 2),
+        ablation_epochs=(5, 10, 20, 40),
+        ablation_phis=(0.1, 0.2, 0.4),
+        widths=(16, 32, 64, 128, 256),
+        scales=(0.2, 0.4, 0.6, 0.8),
+        sample=32,
+    ),
+}
+
+
+def changed(preset: Preset, settings: Mapping[str, Any]) -> Preset:
+    """A preset with other values for what is not None."""
+    return dataclasses.replace(preset, **{name: value for name, value in settings.items() if value is not None})
