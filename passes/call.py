@@ -124,8 +124,8 @@ class Facts:
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """``tie_concat``: parts of a concatenation keep their proportion. ``strict``: unknown operators raise.
-    ``resize_linear``: what only linear layers write may change too.
+    """``tie_concat``: parts of a concatenation that meets one depth keep their proportion. ``strict``: unknown
+    operators raise. ``resize_linear``: what only linear layers write may change too.
     """
 
     tie_concat: bool = False

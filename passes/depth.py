@@ -42,9 +42,13 @@ def is_fixed(dim: Dim) -> bool:
 
 
 class Depths:
-    """All depths of one graph, the sums that they became, and the classes that change together."""
+    """All depths of one graph, the sums that they became, and the classes that change together.
 
-    def __init__(self) -> None:
+    ``tie_sums``: the parts of a depth that became a sum where it met several keep their proportion.
+    """
+
+    def __init__(self, *, tie_sums: bool = False) -> None:
+        self._tie_sums = tie_sums
         self._size: list[int] = []
         self._sum: list[Dim | None] = []
         self._parent: list[int] = []
@@ -148,6 +152,7 @@ class Depths:
         Where the boundaries differ the longer depth becomes the sum of the shorter ones; where that cannot be, all
         depths concerned are tied in proportion. A depth that meets fixed channels is frozen with the reason ``why``.
         """
+        sums: list[Part] = []
         if a == b:
             return
         if self.size(a) != self.size(b):
@@ -160,7 +165,10 @@ class Depths:
                 break
             i, j = uneven[0].start, uneven[1].start
             x, y = self.size((a[i],)), self.size((b[j],))
-            cut = self._cut_part(a[i] if x > y else b[j], min(x, y))
+            longer = a[i] if x > y else b[j]
+            cut = self._cut_part(longer, min(x, y))
+            if self._tie_sums:
+                sums.append(longer)
             if cut is None:
                 self.proportion([a, b], why)
                 return
@@ -171,6 +179,8 @@ class Depths:
         for here, there in runs:
             if len(a[here]) == len(b[there]) == 1:
                 self._tie_parts(a[here][0], b[there][0], why)
+        for part in sums:
+            self.proportion([(part,)], why)
 
     def proportion(self, dims: Iterable[Dim], why: str) -> None:
         """Let all depths in ``dims`` change only together, in their present proportion."""

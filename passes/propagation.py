@@ -13,7 +13,7 @@ import torch
 from conet_fx.errors import ConetError
 from conet_fx.passes import ops
 from conet_fx.passes.call import Call, Facts, Layout, NoRule, Options, dims_in
-from conet_fx.passes.depth import Slot
+from conet_fx.passes.depth import Depths, Slot
 from conet_fx.passes.nodes import attribute, source
 from conet_fx.passes.rules import Opaque
 from conet_fx.passes.trace import Trace
@@ -25,7 +25,7 @@ def propagate(traced: Trace, options: Options) -> Facts:
 
     Raises :class:`~conet_fx.errors.ConstraintError` at an operator that cannot be followed when ``options.strict``.
     """
-    facts = Facts()
+    facts = Facts(Depths(tie_sums=options.tie_concat))
     for node in traced.graph_module.graph.nodes:
         entry = ops.lookup(node, traced.graph_module)
         call = Call(node, traced.graph_module, entry.arguments, facts, options)

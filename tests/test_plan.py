@@ -126,10 +126,10 @@ def test_the_order_does_not_depend_on_hashes() -> None:
 
 def test_options() -> None:
     def forward(self: Any, x: Tensor) -> Tensor:
-        y = torch.cat([self.a(x), self.b(x)], 1)
+        y = torch.cat([self.a(x), self.b(x)], 1) + self.c(x)
         return self.out(self.hidden(y.mean((2, 3))))
 
-    model = net(forward, a=conv(3, 4), b=conv(3, 6), hidden=nn.Linear(10, 7), out=nn.Linear(7, 5))
+    model = net(forward, a=conv(3, 4), b=conv(3, 6), c=conv(3, 10), hidden=nn.Linear(10, 7), out=nn.Linear(7, 5))
     names = {
         (tie, linear): [g.name for g in conet_fx.analyze(model, IMAGE, tie_concat=tie, resize_linear=linear).free]
         for tie in (False, True)

@@ -37,9 +37,6 @@ class Concatenation(Rule):
         joined: Dim = ()
         for operand in operands:
             joined = (*joined, *operand.dims[axis])
-        if call.options.tie_concat and not is_fixed(joined):
-            slots = tuple(part for part in joined if not isinstance(part, int))
-            call.depths.proportion([slots], call.why)
         dims = list(operands[0].dims)
         for index, dim in enumerate(dims):
             if index != axis:

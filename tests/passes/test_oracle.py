@@ -269,7 +269,7 @@ CATALOGUE = {case.name: case for case in CASES}
 
 
 def test_groups_that_are_too_coarse_are_noticed() -> None:
-    case = CATALOGUE["joins-cat"]
+    case = CATALOGUE["joins-cat_plus_conv"]
     assert compare(case.build(), case.inputs()).coarse == 0
     assert compare(case.build(), case.inputs(), tie_concat=True).coarse == 1
 

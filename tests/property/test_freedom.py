@@ -226,7 +226,7 @@ def test_groups_are_as_fine_as_networks_with_equal_pieces_allow(program: Program
 
 
 def test_the_oracle_notices_groups_that_are_too_coarse() -> None:
-    program = resolve(2, 3, 4, [("conv1", (0, 0)), ("conv1", (1, 1)), ("cat", (0, 0)), ("conv1", (0, 0))])
+    program = resolve(2, 3, 4, [("conv_plus_cat", (0, 0)), ("conv1", (0, 0))])
     check(program)
     with pytest.raises(AssertionError, match="the plan has no sizes for it"):
         check(program, tie_concat=True)

@@ -87,7 +87,13 @@ def conv_before_cat() -> nn.Module:
 
 @case({"a": (12, 3)}, tie_concat=True)
 def cat_in_proportion() -> nn.Module:
-    """tie_concat: 12 and 4 stay 3 to 1."""
+    """tie_concat: 12 and 4 stay 3 to 1 where they meet one convolution of 16."""
+    return cat_plus_conv()
+
+
+@case({"a": (12, 1), "b": (4, 1)}, tie_concat=True)
+def cat_that_meets_nothing() -> nn.Module:
+    """tie_concat: what only layers read stays independent."""
     return cat()
 
 
