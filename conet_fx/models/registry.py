@@ -12,12 +12,29 @@ from torch import nn
 from torchvision import models
 from torchvision.models import get_model, list_models  # type: ignore[attr-defined]
 
+from conet_fx.models import darts
+from conet_fx.models.mobilenet_cifar import mobilenet_v2_cifar
 from conet_fx.models.resnet_cifar import resnet18_cifar, resnet34_cifar, resnet50_cifar
+from conet_fx.models.senet_cifar import senet18_cifar
+from conet_fx.models.shufflenet_cifar import shufflenet_v2_cifar
+from conet_fx.models.vgg_cifar import vgg16_bn_cifar
 
 BUILT_IN: Mapping[str, Callable[..., nn.Module]] = {
     "resnet18_cifar": resnet18_cifar,
     "resnet34_cifar": resnet34_cifar,
     "resnet50_cifar": resnet50_cifar,
+    "vgg16_bn_cifar": vgg16_bn_cifar,
+    "senet18_cifar": senet18_cifar,
+    "mobilenet_v2_cifar": mobilenet_v2_cifar,
+    "shufflenet_v2_cifar": shufflenet_v2_cifar,
+    "darts7": darts.darts7,
+    "darts14": darts.darts14,
+    "darts20": darts.darts20,
+    "darts_plus7": darts.darts_plus7,
+    "darts_plus14": darts.darts_plus14,
+    "darts_plus20": darts.darts_plus20,
+    "darts14_imagenet": darts.darts14_imagenet,
+    "darts_plus14_imagenet": darts.darts_plus14_imagenet,
 }
 
 # in training these return auxiliary outputs unless told not to, and they warn unless told how to initialise
