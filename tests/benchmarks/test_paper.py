@@ -23,8 +23,6 @@ from conet_fx import data
 from conet_fx.models import build
 from conet_fx.search.history import Evaluation
 
-matplotlib = pytest.importorskip("matplotlib", reason="the plots need the extra conet-fx[benchmarks]")
-
 
 @pytest.fixture(scope="module")
 def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
