@@ -15,7 +15,7 @@ class Job:
     """Which network on which data.
 
     Args:
-        arch: resnet18_cifar, torchvision:NAME or module:factory.
+        arch: a built-in name (resnet18_cifar, darts7 ...), torchvision:NAME or module:factory.
         data: digits, cifar10, cifar100, imagenet or folder:PATH.
         root: where the data set lies.
         download: fetch the data set if it is not there.
