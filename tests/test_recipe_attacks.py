@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import socket
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +20,7 @@ import conet_fx
 from conet_fx import recipe
 from conet_fx.errors import RecipeError
 from conet_fx.recipe import files
-from tests.hostile import Files, attempt, bad_files, originals, sealed
+from tests.hostile import Files, attempt, bad_files, nothing_else_happens, originals, sealed
 
 
 @given(bad=bad_files())
@@ -38,6 +40,16 @@ def test_the_originals_load(tmp_path: Path) -> None:
         document = json.loads(original.recipe)
         again = Files(json.dumps(sealed(document, original.weights)).encode(), original.weights)
         assert attempt(again, tmp_path) == ""
+
+
+def test_the_watch_sees_what_happens_inside_and_nothing_else() -> None:
+    with pytest.raises(AssertionError, match=r"socket\.__new__"), nothing_else_happens():
+        socket.socket().close()
+    with pytest.raises(AssertionError, match=r"subprocess\.Popen"), nothing_else_happens():
+        subprocess.run([sys.executable, "--version"], check=True, capture_output=True)
+    socket.socket().close()  # as a data loader of another test does
+    with nothing_else_happens():
+        pass
 
 
 @pytest.fixture
