@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from lightning_fabric import Fabric
 from torch import Tensor, nn
@@ -37,6 +38,7 @@ class EvaluationConfig:
         auxiliary: weight of the loss of each auxiliary head, where a network has some, >= 0.
         drop_path: probability that a path of torchvision's StochasticDepth is dropped, in [0, 1): it rises from 0 in
             the first epoch by as much each epoch, and would reach this after the last. None leaves the model's own.
+        channels_last: lay out images and weights with the channels last, which is faster on most devices.
 
     Raises:
         ValueError: a number out of range, or no seed.
@@ -53,6 +55,7 @@ class EvaluationConfig:
     cutout: int = 0
     auxiliary: float = 0.4
     drop_path: float | None = None
+    channels_last: bool = False
 
     def __post_init__(self) -> None:
         infinity = float("inf")
@@ -99,6 +102,8 @@ class EvaluationConfig:
         ):
             if value != normal:
                 parts.append(f"{name} {value:g}")
+        if self.channels_last:
+            parts.append("channels last")
         return ", ".join(parts)
 
     def loss(self, output: Any, target: Tensor) -> Tensor:
@@ -133,9 +138,11 @@ class FinalTraining:
                 f"drop_path={config.drop_path:g}, and {type(network).__name__} has no torchvision.ops.StochasticDepth: "
                 "leave drop_path out, or build the network with such modules"
             )
+        if config.channels_last:
+            network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._own = SGD(network.parameters(), config.lr, momentum=config.momentum, weight_decay=config.weight_decay)
         self.model, self._optimizer = fabric.setup(network, self._own)
-        self._step = SearchConfig(clip_norm=config.clip_norm)
+        self._step = SearchConfig(clip_norm=config.clip_norm, channels_last=config.channels_last)
         self._done = 0
 
     def run(self, after_step: Callable[[bool], object]) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import os
 import signal
 import sys
@@ -21,6 +22,7 @@ from pathlib import Path
 from lightning_fabric import Fabric
 from rich.console import Console
 
+from benchmarks.paper.authors import Reference, Rule
 from benchmarks.paper.experiments import EXPERIMENTS, table4
 from benchmarks.paper.lab import Lab
 from benchmarks.paper.outcome import Outcome
@@ -45,6 +47,7 @@ def main(words: list[str] | None = None) -> int:
     parser.add_argument("--archs", nargs="+", help="other networks than the preset's")
     parser.add_argument("--deltas", nargs="+", type=float)
     parser.add_argument("--seeds", nargs="+", type=int)
+    parser.add_argument("--reference", type=Path, help="a checkout of the authors' repository: ask its code in Table 3")
     options = parser.parse_args(words)
     if (options.table == "table4") and not options.imagenet:
         parser.error("table4 needs --imagenet: the name of a data set of large images")
@@ -55,7 +58,8 @@ def main(words: list[str] | None = None) -> int:
     out = options.out or Path("runs", "paper", options.preset)
     fabric = Fabric(accelerator=options.accelerator, devices=1, precision=options.precision)
     images = data.load(options.data, root=options.root, image_size=preset.image_size)
-    lab = Lab(preset, images, fabric, out, name=options.name)
+    authors = functools.partial(Reference, options.reference) if options.reference else Rule
+    lab = Lab(preset, images, fabric, out, name=options.name, authors=authors)
     device = "CPU" if fabric.device.type == "cpu" else _card(fabric)
     console = Console(width=max(120, Console().width))
     try:

@@ -8,14 +8,16 @@ from collections.abc import Callable, Mapping, Sequence
 
 from scipy import stats
 
-from benchmarks.paper.lab import Lab
+from benchmarks.paper.authors import agreement
+from benchmarks.paper.lab import Found, Lab
 from benchmarks.paper.outcome import Cell, Curve, Outcome, accuracy, difference, mean, spread
+from benchmarks.paper.pruned import PRUNERS
 from benchmarks.paper.published import SWEEP, Figure
 from benchmarks.paper.rivals import random_widths, rivals, scaled_widths
 from conet_fx.evaluate import uniform_sizes
-from conet_fx.plan import ChannelGroup
+from conet_fx.plan import ChannelGroup, ChannelPlan
 from conet_fx.probe import rank_slope
-from conet_fx.search.history import Evaluation, Trial
+from conet_fx.search.history import Evaluation
 from conet_fx.search.static import static_sizes
 
 COLUMNS = ("network", "widths", "delta", "parameters", "MACs", "top-1 %", "paper: top-1 %", "paper: M parameters")
@@ -49,28 +51,46 @@ AXES = ("parameters", "test top-1, percent")
 
 def table3(lab: Lab) -> list[Outcome]:
     """Table 3: the sweep of delta for each network, and rivals of as many parameters."""
-    outcomes = []
-    for arch in lab.preset.archs:
-        plan = lab.plan(arch)
-        original = lab.train(arch, "original", _own(plan.free))
-        rows = [_row(lab, arch, None, original)]
-        sets: dict[str, list[Evaluation]] = {"original": [original]}
-        for delta in lab.preset.deltas:
-            found = lab.search(arch, delta=delta)
-            networks = {"found": found.sizes, **rivals(plan, plan.cost(found.sizes).params, seed=0, round_to=2)}
-            for label, sizes in networks.items():
-                trained = lab.train(arch, label, sizes)
-                sets.setdefault(label, []).append(trained)
-                rows.append(_row(lab, arch, delta, trained))
-        notes = [
-            f"found against {label} at equal parameters, all deltas: {difference(sets['found'], sets[label])}"
-            for label in ("constant", "scaled", "random")
-        ]
-        everything = [each for label in sets for each in sets[label]]
-        outcomes.append(
-            Outcome(f"Table 3, {arch}, {lab.name}", COLUMNS, rows, notes, _curves(everything), AXES, log=True)
-        )
-    return outcomes
+    return [_sweep(lab, arch) for arch in lab.preset.archs]
+
+
+def _sweep(lab: Lab, arch: str) -> Outcome:
+    plan, own = lab.plan(arch), _own(lab.plan(arch).free)
+    searches = {delta: lab.search(arch, delta=delta) for delta in lab.preset.deltas}
+    params = {delta: plan.cost(found.sizes).params for delta, found in searches.items()}
+    wide = _wide(plan, max(params.values()))
+    original = lab.train(arch, "original", own, keep_weights=wide == own)
+    rows = [_row(lab, arch, None, original)]
+    sets: dict[str, list[Evaluation]] = {"original": [original]}
+    for number, (delta, found) in enumerate(searches.items()):
+        networks = {"found": found.sizes, **rivals(plan, params[delta], seed=number, round_to=2)}
+        trained = [lab.train(arch, label, sizes) for label, sizes in networks.items()]
+        trained += [lab.prune(arch, pruner, wide, params[delta]) for pruner in PRUNERS]
+        for each in trained:
+            sets.setdefault(each.label, []).append(each)
+            rows.append(_row(lab, arch, delta, each))
+    notes = [
+        f"found against {label} at equal parameters, all deltas: {difference(sets['found'], sets[label])}"
+        for label in sets
+        if label not in ("original", "found")
+    ]
+    notes.append(f"pruned from a network of {plan.cost(wide).params:,} parameters, and trained twice as long in all")
+    notes += [_decisions(lab, delta, found) for delta, found in searches.items()]
+    everything = [each for label in sets for each in sets[label]]
+    return Outcome(f"Table 3, {arch}, {lab.name}", COLUMNS, rows, notes, _curves(everything), AXES, log=True)
+
+
+def _wide(plan: ChannelPlan, found: int) -> dict[str, int]:
+    """The network to prune: the model's own widths, or those times a factor where that has too few parameters."""
+    own = _own(plan.free)
+    return own if plan.cost(own).params >= 2 * found else scaled_widths(plan, 2 * found, round_to=2)
+
+
+def _decisions(lab: Lab, delta: float, found: Found) -> str:
+    same, total, first = agreement(found.history, lab.authors(found.config))
+    return f"delta {delta:g}: the authors' rule decides {same} of {total} times as the search did" + (
+        f"; first {first}" if first else ""
+    )
 
 
 def figure7(lab: Lab) -> list[Outcome]:
@@ -137,12 +157,10 @@ def figure1c(lab: Lab) -> list[Outcome]:
     for arch in lab.preset.archs:
         plan, draw = lab.plan(arch), random.Random(0)
         ranks, tops, sizes_of = [], [], []
-        own = plan.cost({group.name: group.nearest(32, 2) for group in plan.free}).params
+        start = plan.cost({group.name: group.nearest(lab.preset.initial_channels, 2) for group in plan.free}).params
         for number in range(lab.preset.sample):
-            sizes = random_widths(plan, round(own * 4.0 ** draw.uniform(-1, 1)), seed=number, round_to=2)
-            trial = lab.search(
-                arch, sizes=sizes, trials=1, epochs_per_trial=lab.preset.final_epochs, initial_channels=None
-            ).history[0]
+            sizes = random_widths(plan, round(start * 4.0 ** draw.uniform(-1, 1)), seed=number, round_to=2)
+            trial = lab.baseline(arch, lab.preset.final_epochs, sizes)
             trained = lab.train(arch, "random", sizes)
             ranks.append(mean([group.ranks[-1] for group in trial.groups.values()]))
             tops.append(100 * mean(trained.accuracies))
@@ -170,10 +188,12 @@ def figure3(lab: Lab) -> list[Outcome]:
     """Fig. 3: how the mean rank grows with the epochs at several widths, and which share of slopes passes delta."""
     outcomes = []
     for arch in lab.preset.archs:
+        plan = lab.plan(arch)
         rows: list[tuple[Cell, ...]] = []
         curves = []
         for width in lab.preset.widths:
-            trial = lab.baseline(arch, max(2, lab.preset.final_epochs), width)
+            sizes = {group.name: group.nearest(width, 2) for group in plan.free}
+            trial = lab.baseline(arch, max(2, lab.preset.final_epochs), sizes)
             groups = [group.ranks for group in trial.groups.values()]
             ranks = [mean(of_epoch) for of_epoch in zip(*groups, strict=True)]
             curves.append(Curve(f"{width} channels", list(range(1, len(ranks) + 1)), ranks))
@@ -190,6 +210,33 @@ def figure3(lab: Lab) -> list[Outcome]:
     return outcomes
 
 
+def kernels(lab: Lab) -> list[Outcome]:
+    """Not in the paper: ranks, slopes and the highest rank that the probe can find, by size of the kernel."""
+    outcomes = []
+    for arch in lab.preset.archs:
+        plan, size_of = lab.plan(arch), lab.kernels(arch)
+        rows: list[tuple[Cell, ...]] = []
+        slopes: dict[str, list[float]] = {}
+        for width in lab.preset.widths:
+            sizes = {group.name: group.nearest(width, 2) for group in plan.free}
+            epochs = lab.baseline(arch, max(2, lab.preset.final_epochs), sizes).epochs
+            paths_of: dict[str, list[str]] = {}
+            for path in epochs[-1].layers:
+                paths_of.setdefault(size_of[path], []).append(path)
+            for kernel, paths in sorted(paths_of.items()):
+                first, last = ([epoch.layers[path] for path in paths] for epoch in (epochs[0], epochs[-1]))
+                ranks = [mean([(layer.rank_in + layer.rank_out) / 2 for layer in layers]) for layers in (first, last)]
+                cap = mean([(layer.cap_in + layer.cap_out) / 2 for layer in last])
+                slope = (ranks[1] - ranks[0]) / (len(epochs) - 1)
+                slopes.setdefault(kernel, []).append(slope)
+                rows.append((arch, width, kernel, len(paths), ranks[0], ranks[1], slope, cap, slope / cap))
+        columns = ("network", "width", "kernel", "layers", "first rank", "last rank", "slope", "cap", "slope / cap")
+        curves = [Curve(kernel, list(lab.preset.widths), values) for kernel, values in slopes.items()]
+        title = f"Ranks by kernel, {arch}, {lab.name}"
+        outcomes.append(Outcome(title, columns, rows, (), curves, ("channels", "mean slope, ranks an epoch")))
+    return outcomes
+
+
 @dataclasses.dataclass(frozen=True)
 class _Baseline:
     groups: Sequence[ChannelGroup]
@@ -200,17 +247,19 @@ def figure4(lab: Lab) -> list[Outcome]:
     outcomes = []
     for arch in lab.preset.static:
         plan = lab.plan(arch)
-        trial = lab.baseline(arch, lab.preset.final_epochs, None)
-        original = lab.train(arch, "original", _own(plan.free))
+        own = {group.name: group.nearest(round(lab.preset.static_width * group.size), 2) for group in plan.free}
+        groups = [dataclasses.replace(group, size=own.get(group.name, group.size)) for group in plan.groups]
+        trial = lab.baseline(arch, lab.preset.final_epochs, own)
+        baseline = lab.train(arch, "baseline", own)
         pairs: list[tuple[float, Evaluation, Evaluation]] = []
         for scale in lab.preset.scales:
-            sizes = _scaled(plan.groups, trial, scale, {group.name for group in plan.free})
-            static = lab.train(arch, "static", sizes)
+            sizes = static_sizes(_Baseline(groups), trial.epochs[-1].layers, scale)
+            static = lab.train(arch, "static", {name: sizes[name] for name in own})
             pairs.append((scale, static, lab.train(arch, "constant", uniform_sizes(plan, static.params, 2))))
-        rows: list[tuple[Cell, ...]] = [(arch, "original", None, original.params, original.macs, accuracy(original))]
+        rows: list[tuple[Cell, ...]] = [(arch, "baseline", None, baseline.params, baseline.macs, accuracy(baseline))]
         for scale, *both in pairs:
             rows += [(arch, each.label, scale, each.params, each.macs, accuracy(each)) for each in both]
-        everything = [original, *(each for _, *both in pairs for each in both)]
+        everything = [baseline, *(each for _, *both in pairs for each in both)]
         notes = [f"static against constant: {difference([p[1] for p in pairs], [p[2] for p in pairs])}"]
         columns = ("network", "widths", "s", "parameters", "MACs", "top-1 %")
         title = f"Fig. 4, {arch}, {lab.name}"
@@ -242,16 +291,12 @@ def _own(free: Sequence[ChannelGroup]) -> dict[str, int]:
     return {group.name: group.size for group in free}
 
 
-def _scaled(groups: Sequence[ChannelGroup], trial: Trial, scale: float, free: set[str]) -> dict[str, int]:
-    sizes = static_sizes(_Baseline(groups), trial.epochs[-1].layers, scale)
-    return {name: size for name, size in sizes.items() if name in free}
-
-
 EXPERIMENTS: Mapping[str, Callable[[Lab], list[Outcome]]] = {
     "table2": table2,
     "table3": table3,
     "fig1c": figure1c,
     "fig3": figure3,
+    "kernels": kernels,
     "fig4": figure4,
     "fig6": figure6,
     "fig7": figure7,

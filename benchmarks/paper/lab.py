@@ -10,12 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import safetensors.torch
 import torch
 from lightning_fabric import Fabric
+from torch import Tensor, fx, nn
 from torch.utils.data import Dataset, Subset
 
 import conet_fx
+from benchmarks.paper.authors import Decides, Rule
 from benchmarks.paper.presets import Preset
+from benchmarks.paper.pruned import prune
 from conet_fx import models
 from conet_fx.data import DataSet, loaders
 from conet_fx.evaluate import evaluate
@@ -24,6 +28,8 @@ from conet_fx.plan import ChannelPlan
 from conet_fx.search import SearchConfig
 from conet_fx.search.history import Evaluation, Trial
 from conet_fx.search.run_dir import RunDirectory
+
+CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
 
 def _say(words: str) -> None:
@@ -36,6 +42,7 @@ class Found:
 
     sizes: Mapping[str, int]
     history: tuple[Trial, ...]
+    config: SearchConfig
 
 
 class Lab:
@@ -44,6 +51,7 @@ class Lab:
     Args:
         out: the folder of everything that was done; another process on the same folder finds it.
         name: what the data are called in tables, and in those of the paper; their own name when left out.
+        authors: gives the rule that decides as the paper's authors do.
         tell: gets a line for each search and seed that is done.
     """
 
@@ -55,10 +63,11 @@ class Lab:
         out: Path,
         *,
         name: str | None = None,
+        authors: Callable[[SearchConfig], Decides] = Rule,
         tell: Callable[[str], None] = _say,
     ) -> None:
         self.name = name or data.name.rpartition("/")[2]
-        self.preset, self.fabric, self._out, self._tell = preset, fabric, out, tell
+        self.preset, self.fabric, self.authors, self._out, self._tell = preset, fabric, authors, out, tell
         self.data = limited(data, preset.train_images, preset.test_images)
         self._plans: dict[str, ChannelPlan] = {}
 
@@ -72,13 +81,25 @@ class Lab:
         torch.manual_seed(0)
         return models.build(arch, self.data.classes, self.data.shape[0])
 
+    def kernels(self, arch: str) -> dict[str, str]:
+        """The kernel of each conv, say "3x3"."""
+        return {
+            path: "x".join(map(str, module.kernel_size))
+            for path, module in self._build(arch).named_modules()
+            if isinstance(module, CONVS)
+        }
+
     def search(self, arch: str, *, sizes: Mapping[str, int] | None = None, **settings: Any) -> Found:
         """Search from the preset's settings and these fields of SearchConfig, once.
 
         ``sizes``: of the network that is handed in; its own when left out.
         """
         preset = self.preset
-        common = {"trials": preset.trials, "epochs_per_trial": preset.epochs_per_trial, "lr": preset.lr}
+        common = {
+            name: getattr(preset, name)
+            for name in ("trials", "epochs_per_trial", "initial_channels", "min_channels", "channels_last")
+        }
+        common["lr"] = preset.lr_of(arch)
         config = SearchConfig(**{**common, **settings})
         model = self._build(arch) if sizes is None else self.plan(arch).resize(sizes)
         folder = self._folder("search", arch, {"sizes": sizes, **dataclasses.asdict(config)})
@@ -93,39 +114,112 @@ class Lab:
             progress=False,
         )
         self._tell(f"search {arch} {settings}: {result.cost.params:,} parameters, {len(result.history)} trials")
-        return Found(result.sizes, tuple(result.history))
+        return Found(result.sizes, tuple(result.history), config)
 
-    def baseline(self, arch: str, epochs: int, channels: int | None) -> Trial:
-        """One trial of a network with ``channels`` in each free group, or its own widths: its ranks by epoch."""
-        return self.search(arch, trials=1, epochs_per_trial=epochs, initial_channels=channels).history[0]
+    def baseline(self, arch: str, epochs: int, sizes: Mapping[str, int]) -> Trial:
+        """One trial of a network of these sizes: its ranks by epoch."""
+        found = self.search(arch, sizes=sizes, trials=1, epochs_per_trial=epochs, initial_channels=None)
+        return found.history[0]
 
-    def train(self, arch: str, label: str, sizes: Mapping[str, int]) -> Evaluation:
+    def train(self, arch: str, label: str, sizes: Mapping[str, int], *, keep_weights: bool = False) -> Evaluation:
         """Train a network to the end with all seeds, once; ``label`` does not count."""
-        preset = self.preset
-        config = EvaluationConfig(epochs=preset.final_epochs, seeds=preset.seeds, lr=preset.final_lr)
-        how = {**dataclasses.asdict(config), "sizes": dict(sizes)}
-        run = RunDirectory(self._folder("training", arch, {name: how[name] for name in how if name != "seeds"}))
-        known = [dataclasses.replace(each, label=label) for each in run.evaluations()]
+        folder = self._training_folder(arch, sizes)
+        return self._train(arch, label, self.plan(arch), sizes, self._final(), folder, keep_weights=keep_weights)
 
-        def keep(evaluation: Evaluation, trained: Any) -> None:
+    def prune(self, arch: str, pruner: str, wide: Mapping[str, int], params: int) -> Evaluation:
+        """The network of ``wide`` sizes, trained with each seed, cut to about ``params`` and trained as long again.
+
+        Each seed finds widths of its own: ``params`` and ``macs`` of what is returned are means, and it has no sizes.
+        """
+        preset, plan, config = self.preset, self.plan(arch), self._final()
+        trained = []
+        for seed in preset.seeds:
+            one = dataclasses.replace(config, seeds=(seed,))
+            folder = self._folder(
+                "pruned", arch, {**dataclasses.asdict(one), "pruner": pruner, "wide": wide, "params": params}
+            )
+            known = RunDirectory(folder).evaluations()
+            if known:
+                trained.append(dataclasses.replace(known[0], label=pruner))
+                continue
+            network = plan.resize(wide)
+            network.load_state_dict(self._weights(arch, wide, seed))
+            network = prune(network, torch.zeros(2, *self.data.shape), pruner, params)
+            cut = conet_fx.analyze(network, torch.zeros(2, *self.data.shape))
+            sizes = {group.name: group.size for group in cut.free}
+            trained.append(self._train(arch, pruner, cut, sizes, one, folder, weights=network.state_dict()))
+        return dataclasses.replace(
+            trained[0],
+            sizes={},
+            params=round(sum(each.params for each in trained) / len(trained)),
+            macs=round(sum(each.macs for each in trained) / len(trained)),
+            accuracies=tuple(accuracy for each in trained for accuracy in each.accuracies),
+            seeds=tuple(preset.seeds),
+        )
+
+    def _final(self) -> EvaluationConfig:
+        preset = self.preset
+        return EvaluationConfig(
+            epochs=preset.final_epochs, seeds=preset.seeds, lr=preset.final_lr, channels_last=preset.channels_last
+        )
+
+    def _training_folder(self, arch: str, sizes: Mapping[str, int]) -> Path:
+        """The same for all seeds."""
+        settings = {name: value for name, value in dataclasses.asdict(self._final()).items() if name != "seeds"}
+        return self._folder("training", arch, {**settings, "sizes": dict(sizes)})
+
+    def _train(
+        self,
+        arch: str,
+        label: str,
+        plan: ChannelPlan,
+        sizes: Mapping[str, int],
+        config: EvaluationConfig,
+        folder: Path,
+        *,
+        weights: Mapping[str, Tensor] | None = None,
+        keep_weights: bool = False,
+    ) -> Evaluation:
+        """Train with the seeds that ``folder`` does not have yet, from these weights, or from fresh ones."""
+        run = RunDirectory(folder)
+        known = [dataclasses.replace(each, label=label) for each in run.evaluations()]
+        if keep_weights:
+            known = [_only(each, lambda seed: _weights_of(folder, seed).is_file()) for each in known]
+        done = {seed for each in known for seed in each.seeds}
+
+        def keep(evaluation: Evaluation, trained: nn.Module) -> None:
+            [seed] = set(evaluation.seeds) - done
+            done.add(seed)
+            if keep_weights:
+                safetensors.torch.save_file(_on_cpu(trained.state_dict()), _weights_of(folder, seed))
             run.save_evaluations([evaluation])
-            last = f"seed {evaluation.seeds[-1]}: {100 * evaluation.accuracies[-1]:.2f} %"
-            self._tell(f"train {arch} {label} ({evaluation.params:,} parameters), {last}")
+            percent = 100 * evaluation.accuracies[evaluation.seeds.index(seed)]
+            self._tell(f"train {arch} {label} ({evaluation.params:,} parameters), seed {seed}: {percent:.2f} %")
+
+        def load(module: nn.Module) -> None:
+            if weights is not None and isinstance(module, fx.GraphModule):
+                module.load_state_dict(weights)
 
         evaluation, _ = evaluate(
             label,
             sizes,
-            self.plan(arch),
+            plan,
             self.data,
             config,
             self.fabric,
-            batch_size=preset.batch_size,
+            batch_size=self.preset.batch_size,
             on_device=self._on_device() is not None,
+            init_fn=load,
             known=known,
             on_seed=keep,
             run_dir=run.path,
         )
         return evaluation
+
+    def _weights(self, arch: str, sizes: Mapping[str, int], seed: int) -> dict[str, Tensor]:
+        """Those after the training with one seed."""
+        self.train(arch, "wide", sizes, keep_weights=True)
+        return safetensors.torch.load_file(_weights_of(self._training_folder(arch, sizes), seed))
 
     def _on_device(self) -> torch.device | None:
         return self.fabric.device if self.data.still is not None and self.data.augmentation is not None else None
@@ -139,6 +233,21 @@ class Lab:
         folder = self._out / kind / f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
         folder.mkdir(parents=True, exist_ok=True)
         return folder
+
+
+def _weights_of(folder: Path, seed: int) -> Path:
+    return folder / f"seed-{seed}.safetensors"
+
+
+def _only(evaluation: Evaluation, wanted: Callable[[int], bool]) -> Evaluation:
+    """What is left of it with these seeds."""
+    left = {s: a for s, a in zip(evaluation.seeds, evaluation.accuracies, strict=True) if wanted(s)}
+    return dataclasses.replace(evaluation, seeds=tuple(left), accuracies=tuple(left.values()))
+
+
+def _on_cpu(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Each tensor with memory of its own, as safetensors wants it."""
+    return {name: tensor.detach().cpu().clone().contiguous() for name, tensor in state.items()}
 
 
 def limited(data: DataSet, train: int | None, test: int | None) -> DataSet:

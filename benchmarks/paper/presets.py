@@ -20,13 +20,15 @@ class Preset:
         test_images: the same of the images to test on.
         batch_size: samples in a batch.
         trials, epochs_per_trial: of a search.
+        initial_channels, min_channels: where searches start, and what they do not go below.
         final_epochs, seeds: of the trainings to the end.
         ablation_epochs, ablation_phis: epochs a trial, and first scale factors, that are compared.
         widths: of the networks whose rank growth is drawn.
         scales: s of static scaling.
         sample: networks of random widths for the correlation of rank and accuracy.
-        lr: first learning rate of searches, beside the recipe of the paper.
-        final_lr: the same of trainings to the end.
+        static_width: the baselines of static scaling have so much of their own widths.
+        final_lr: first learning rate of trainings to the end.
+        channels_last: lay out images and weights so; the recipe is the same.
     """
 
     archs: tuple[str, ...]
@@ -45,10 +47,20 @@ class Preset:
     widths: tuple[int, ...]
     scales: tuple[float, ...]
     sample: int
-    lr: float = 0.03
+    initial_channels: int = 32
+    min_channels: int = 16
+    static_width: float = 1.0
     final_lr: float = 0.1
+    channels_last: bool = True
+
+    @staticmethod
+    def lr_of(arch: str) -> float:
+        """First learning rate of searches (A.2)."""
+        return 0.1 if "darts" in arch else 0.03
 
 
+# the networks of Fig. 4
+STATIC = ("vgg16_bn_cifar", "resnet34_cifar", "senet18_cifar", "mobilenet_v2_cifar", "shufflenet_v2_cifar")
 PAPER_DELTAS = (0.0025, 0.005, 0.0075, 0.01, 0.015)
 
 PRESETS: Mapping[str, Preset] = {
@@ -71,27 +83,30 @@ PRESETS: Mapping[str, Preset] = {
         sample=3,
     ),
     "cpu": Preset(
-        archs=("resnet18_cifar",),
-        static=("resnet18_cifar",),
-        deltas=(0.0025, 0.0075, 0.015, 0.03),
+        archs=("resnet18_cifar", "benchmarks.paper.small:darts4"),
+        static=STATIC,
+        deltas=(0.005, 0.01, 0.02, 0.03),
         image_size=16,
-        train_images=3000,
+        train_images=5000,
         test_images=2000,
-        batch_size=64,
+        batch_size=32,
         trials=6,
         epochs_per_trial=4,
-        final_epochs=8,
+        final_epochs=10,
         seeds=(0, 1, 2),
         ablation_epochs=(2, 4, 8),
         ablation_phis=(0.1, 0.2, 0.4),
-        widths=(16, 32, 64, 128),
-        scales=(0.2, 0.4, 0.6, 0.8),
+        widths=(8, 16, 32, 64),
+        scales=(0.2, 0.6),
         sample=8,
+        initial_channels=16,
+        min_channels=8,
+        static_width=0.25,
         final_lr=0.05,
     ),
     "gpu": Preset(
-        archs=("resnet34_cifar",),
-        static=("resnet18_cifar", "resnet34_cifar"),
+        archs=("resnet34_cifar", "darts7"),
+        static=STATIC,
         deltas=PAPER_DELTAS,
         image_size=32,
         train_images=None,
@@ -108,8 +123,8 @@ PRESETS: Mapping[str, Preset] = {
         sample=16,
     ),
     "full": Preset(
-        archs=("resnet34_cifar",),
-        static=("resnet34_cifar",),
+        archs=("resnet34_cifar", "darts7"),
+        static=STATIC,
         deltas=PAPER_DELTAS,
         image_size=32,
         train_images=None,

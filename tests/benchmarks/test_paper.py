@@ -2,26 +2,35 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import json
 import signal
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from lightning_fabric import Fabric
+from torch import fx
 
 import conet_fx
 from benchmarks.paper import __main__ as command
 from benchmarks.paper import rivals
+from benchmarks.paper.authors import Reference, Rule, agreement
 from benchmarks.paper.experiments import EXPERIMENTS
 from benchmarks.paper.lab import Lab, limited
 from benchmarks.paper.outcome import difference
 from benchmarks.paper.presets import PRESETS
+from benchmarks.paper.pruned import PRUNERS, parameters, prune
 from conet_fx import data
 from conet_fx.models import build
-from conet_fx.search.history import Evaluation
+from conet_fx.probe import rank_slope
+from conet_fx.search import SearchConfig
+from conet_fx.search.decisions import GroupState, decide
+from conet_fx.search.history import Evaluation, GroupTrial, Trial
 
 
 @pytest.fixture(scope="module")
@@ -46,11 +55,18 @@ def test_the_sweep_has_every_delta_and_every_rival(out: Path) -> None:
     labels = [(row[1], row[2]) for row in record["rows"]]
     deltas = PRESETS["smoke"].deltas
     wanted = [("original", None)]
-    wanted += [(label, delta) for delta in deltas for label in ("found", "constant", "scaled", "random")]
+    rivals_of = ("constant", "scaled", "random", *PRUNERS)
+    wanted += [(label, delta) for delta in deltas for label in ("found", *rivals_of)]
     assert labels == wanted
     by_label = {label: [row[3] for row in record["rows"] if row[1] == label] for label, _ in labels}
-    for label in ("constant", "scaled", "random"):
+    for label in rivals_of:
         assert by_label[label] == pytest.approx(by_label["found"], rel=0.1)
+
+
+def test_the_sweep_asks_the_authors_rule(out: Path) -> None:
+    notes = json.loads((out / "table3.json").read_text())["notes"]
+    for delta in PRESETS["smoke"].deltas:
+        assert f"delta {delta:g}: the authors' rule decides 4 of 4 times as the search did" in notes
 
 
 def test_nothing_is_done_twice(out: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -138,3 +154,99 @@ def test_verdicts(first: tuple[float, ...], second: tuple[float, ...], verdict: 
         return Evaluation("x", {}, 1, 1, accuracies, tuple(range(len(accuracies))), 1)
 
     assert verdict in difference([trained(first)], [trained(second)])
+
+
+CONFIG = SearchConfig(delta=0.01, min_channels=8, max_channels=64)
+
+
+@st.composite
+def searches(draw: st.DrawFn) -> list[Trial]:
+    """Trials of three groups, decided by the search's own rule; the ranks are invented."""
+    states = [GroupState(draw(st.integers(8, 64).map(lambda n: 2 * (n // 2)))) for _ in range(3)]
+    trials = []
+    for number in range(1, draw(st.integers(1, 12)) + 1):
+        groups = {}
+        for index, state in enumerate(states):
+            ranks = tuple(draw(st.lists(st.integers(0, 20).map(lambda n: n / 100), min_size=3, max_size=3)))
+            condition = draw(st.sampled_from([0.0, 5.0, 10.0]))
+            after = decide(state, rank_slope(ranks), condition, CONFIG)
+            action = after.last_action
+            assert action is not None
+            groups[str(index)] = GroupTrial(state.size, ranks, 0, condition, action, after.phi, after.size, "why")
+            states[index] = after
+        trials.append(Trial(number, {}, 0, 0, (), groups, 0))
+    return trials
+
+
+@settings(max_examples=200, deadline=None)
+@given(history=searches())
+def test_the_authors_rule_decides_as_the_search_does(history: list[Trial]) -> None:
+    """Their slope is smaller by 1 in 10,000: it passes another threshold only where it all but meets that."""
+    near = [
+        abs(float(rank_slope(group.ranks)) - CONFIG.delta) < 1e-5
+        for trial in history
+        for group in trial.groups.values()
+    ]
+    same, total, first = agreement(history, Rule(CONFIG))
+    assert total == 3 * len(history)
+    assert any(near) or (same, first) == (total, "")
+
+
+def test_the_first_decision_that_differs_is_told() -> None:
+    group = GroupTrial(32, (0.0, 0.5), 0.5, 0, "expand", 0.2, 99, "slope 0.5 >= delta 0.01")
+    history = [Trial(1, {}, 0, 0, (), {"conv1": group}, 0)]
+    assert agreement(history, Rule(CONFIG)) == (0, 1, "trial 1, conv1: 99 and 38 channels, slope 0.5 >= delta 0.01")
+
+
+def test_the_authors_own_function_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(SystemExit, match=r"no darts_scaling_algorithms\.py"):
+        Reference(tmp_path, CONFIG)
+    (tmp_path / "darts_scaling_algorithms.py").write_text(
+        """
+def channel_size_adjust_algorithm(cells, separable, delta, phi, gamma, mu, least, most, folder, trial,
+                                  operations, factors, more, others):
+    assert (separable, delta, phi, gamma, mu, least, most) == ([], 0.01, 0.2, 0.01, 10, 8, 64)
+    ranks = get_cell_list_ranks_by_dependency(None, None, None, None)
+    assert [list(each) for each in ranks[0]] == [[0.0, 0.5], [0.5, 0.5]]
+    assert get_cell_list_mapping_condition(None, None, None, None) == [[3.0, 12.0]]
+    assert get_sep_conv_list_ranks_by_dependency(None, None, None, None) == []
+    cells[0] += 2 if not operations else operations[0]
+    return cells, separable, None, [7], [0.2]
+"""
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    rule = Reference(tmp_path, CONFIG)
+    ranks, conditions = [(0.0, 0.5), (0.5, 0.5)], [3.0, 12.0]
+    assert rule.step([32, 16], ranks, conditions) == [34, 18]
+    assert rule.step([34, 18], ranks, conditions) == [41, 25]
+    monkeypatch.delitem(sys.modules, "darts_scaling_algorithms")
+
+
+@pytest.mark.parametrize("pruner", PRUNERS)
+def test_pruned_networks_have_as_many_parameters_and_keep_the_classes(pruner: str) -> None:
+    torch.manual_seed(0)
+    network, images = build("resnet18_cifar", 10, 1), torch.randn(2, 1, 8, 8)
+    pruned = prune(network, images, pruner, 2_000_000)
+    assert parameters(pruned) == pytest.approx(2_000_000, rel=0.02)
+    assert pruned(images).shape == (2, 10)
+    assert parameters(network) > 11_000_000
+    with pytest.raises(ValueError, match=r"cannot be pruned to 12,000,000"):
+        prune(network, images, pruner, 12_000_000)
+
+
+def test_a_pruned_network_goes_on_with_its_weights(out: Path, tmp_path: Path) -> None:
+    """The wide network gets its own weights, the cut one those that are left."""
+    preset = dataclasses.replace(PRESETS["smoke"], final_lr=1e-12, seeds=(3,))
+    lab = Lab(preset, data.load("digits", image_size=8), Fabric(accelerator="cpu", devices=1), tmp_path)
+    arch = preset.archs[0]
+    wide = {group.name: 24 for group in lab.plan(arch).free}
+    seen = []
+    load = fx.GraphModule.load_state_dict
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            fx.GraphModule, "load_state_dict", lambda self, state: (seen.append(parameters(self)), load(self, state))[1]
+        )
+        trained = lab.prune(arch, PRUNERS[0], wide, 3_000)
+    assert seen[0] == lab.plan(arch).cost(wide).params
+    assert seen[-1] == trained.params == pytest.approx(3_000, rel=0.1)
+    assert (trained.label, trained.seeds, len(trained.accuracies)) == (PRUNERS[0], (3,), 1)
