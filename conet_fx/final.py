@@ -139,7 +139,7 @@ class FinalTraining:
                 "leave drop_path out, or build the network with such modules"
             )
         if config.channels_last:
-            network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            network.to(memory_format=torch.channels_last)
         self._own = SGD(network.parameters(), config.lr, momentum=config.momentum, weight_decay=config.weight_decay)
         self.model, self._optimizer = fabric.setup(network, self._own)
         self._step = SearchConfig(clip_norm=config.clip_norm, channels_last=config.channels_last)

@@ -45,4 +45,4 @@ def save(
     groups = {group.name: recipe.GroupSpec(sizes[group.name], group.quantum) for group in plan.groups}
     if model_id is None:
         model_id = recipe.identify(plan.trace.model or module)
-    recipe.save(module, dir, groups=groups, model_id=model_id)
+    recipe.save(module, dir, groups=groups, model_id=model_id, call=plan.trace.call)

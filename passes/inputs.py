@@ -9,8 +9,10 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.fx.node import map_aggregate
 
 from conet_fx.passes.nodes import tensors
+from conet_fx.passes.shapes import to_meta
 
 Inputs = torch.Tensor | tuple[Any, ...] | list[Any] | Mapping[str, Any]
 
@@ -27,6 +29,25 @@ class Arguments:
     def inputs(self) -> tuple[str, ...]:
         """Names of the arguments that hold tensors."""
         return tuple(name for name, value in self.values.items() if tensors(value))
+
+    @property
+    def args(self) -> tuple[Any, ...]:
+        """The positional arguments."""
+        return tuple(self.values[name] for name in self.positional)
+
+    @property
+    def kwargs(self) -> dict[str, Any]:
+        """The keyword arguments."""
+        return {name: self.values[name] for name in self.keywords}
+
+    def on_meta(self, floats: torch.dtype | None = None) -> Arguments:
+        """The same with meta tensors; those of floating-point numbers are of type ``floats`` where that is given."""
+
+        def convert(a: Any) -> Any:
+            meta = to_meta(a)
+            return meta.to(floats) if floats and isinstance(meta, torch.Tensor) and meta.is_floating_point() else meta
+
+        return dataclasses.replace(self, values={name: map_aggregate(a, convert) for name, a in self.values.items()})
 
     @classmethod
     def of_example(cls, model: nn.Module, example: Inputs) -> Arguments:

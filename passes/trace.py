@@ -35,7 +35,8 @@ class Trace:
 
     A model that cannot be traced as a whole has ``pieces``; ``graph_module`` then holds their graphs side by side,
     with their own inputs and outputs, and is no stand-in for the model. ``dropped`` tells what of the model no graph
-    can hold (autocast inside forward). ``model`` is the caller's, where the graph was traced from one.
+    can hold (autocast inside forward). ``model`` is the caller's, where the graph was traced from one, and
+    ``call`` is the example, its tensors on the meta device.
     """
 
     graph_module: fx.GraphModule
@@ -44,6 +45,7 @@ class Trace:
     pieces: islands.Pieces | None = None
     dropped: tuple[str, ...] = ()
     model: nn.Module | None = dataclasses.field(default=None, repr=False)
+    call: Arguments | None = dataclasses.field(default=None, repr=False)
 
     @property
     def whole(self) -> nn.Module:
@@ -88,7 +90,9 @@ def trace(
             inputs = tuple(str(node.target) for node in pieces.graph.nodes if node.op == "placeholder")
             return Trace(graph_module, inputs, pieces.mode_dependent, pieces, pieces.dropped, model)
     graph_module = _with_parts(model, found.graph, found.constants)
-    return Trace(graph_module, call.inputs, found.mode_dependent, dropped=found.dropped, model=model)
+    return Trace(
+        graph_module, call.inputs, found.mode_dependent, dropped=found.dropped, model=model, call=call.on_meta()
+    )
 
 
 def _with_parts(model: nn.Module, graph: fx.Graph, constants: Mapping[str, Any]) -> fx.GraphModule:

@@ -22,6 +22,7 @@ import safetensors.torch
 from torch import nn
 from torch.fx import GraphModule
 
+from conet_fx.passes.inputs import Arguments
 from conet_fx.recipe.build import build
 from conet_fx.recipe.describe import describe
 from conet_fx.recipe.files import RECIPE, WEIGHTS, parse, sync, to_json
@@ -37,6 +38,7 @@ def save(
     *,
     groups: Mapping[str, GroupSpec] | None = None,
     model_id: Mapping[str, str] | None = None,
+    call: Arguments | None = None,
 ) -> None:
     """Write ``module`` to ``dir`` (made if missing) as ``model.safetensors`` and ``recipe.json``.
 
@@ -58,12 +60,13 @@ def save(
         groups: the channel groups by name, as far as they are known.
         model_id: what :func:`identify` says of the user's model, so that :func:`apply` can tell it from
             others.
+        call: what the network was traced on. With it, :func:`apply` can check that the user's class follows.
 
     Raises:
         RecipeError: no GraphModule, a class or operator that a recipe may not name, or a module that its
             constructor arguments do not describe. Nothing has been written then.
     """
-    recipe = describe(module, dict(groups or {}), dict(model_id or {}))
+    recipe = describe(module, dict(groups or {}), dict(model_id or {}), call)
     build(recipe)  # what could not be loaded is not saved
     folder = Path(dir)
     folder.mkdir(parents=True, exist_ok=True)
@@ -115,7 +118,9 @@ def apply(model: nn.Module, source: str | os.PathLike[str] | Recipe) -> nn.Modul
     own) the sizes are set to those of its weight.
     State dict keys, hooks, modes, devices, ``requires_grad`` and tensors outside the graph stay as in
     ``model``, which is not changed. A ``forward`` that spells out channel counts (``x.view(-1, 512)``) is
-    code, which a recipe cannot resize: :func:`load` is for such models.
+    code, which a recipe cannot resize: it is followed on the meta device, on inputs like those of the recipe, and
+    refused with the line to change. Where the count is an attribute (``x.view(-1, self.width)``) that is a width and
+    nothing else, the attribute is set. :func:`load` takes every recipe.
 
     Args:
         model: an instance, of any sizes, of the class that the recipe was made from.
@@ -123,6 +128,7 @@ def apply(model: nn.Module, source: str | os.PathLike[str] | Recipe) -> nn.Modul
 
     Raises:
         RecipeError: the recipe cannot be read, or it was made for another model (the first differences are
-            named), or the graph does not tell the groups of a convolution that was traced through.
+            named), or the graph does not tell the groups of a convolution that was traced through, or ``forward``
+            spells out a width that the recipe has changed (its line is named).
     """
     return transfer(model, source if isinstance(source, Recipe) else read(source))

@@ -20,7 +20,7 @@ from conet_fx.passes.reload import Reload
 from conet_fx.recipe.files import RECIPE, WEIGHTS
 from conet_fx.recipe.names import attributes, classes, functions, methods, short
 from conet_fx.recipe.spec import MAX_DEPTH, MAX_ENTRIES, MAX_LAYERS, MAX_NAME, ModuleSpec, Recipe
-from conet_fx.recipe.values import decode, decode_annotation
+from conet_fx.recipe.values import decode, decode_annotation, decode_call
 
 
 def build(recipe: Recipe) -> GraphModule:
@@ -31,6 +31,8 @@ def build(recipe: Recipe) -> GraphModule:
     Raises:
         RecipeError: the recipe asks for what it may not, or for what does not fit together.
     """
+    if recipe.call:
+        decode_call(recipe.call)
     for what in ("groups", "modules", "tensors", "nodes"):
         if len(getattr(recipe, what)) > MAX_ENTRIES:
             raise RecipeError(f"the recipe has {len(getattr(recipe, what))} {what}, more than {MAX_ENTRIES}")

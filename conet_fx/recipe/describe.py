@@ -14,16 +14,22 @@ from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
 
 from conet_fx.errors import RecipeError
+from conet_fx.passes.inputs import Arguments
 from conet_fx.passes.nodes import plain_subclass
 from conet_fx.recipe.build import construct, constructor, named_tensors, plain_attributes, signature
 from conet_fx.recipe.files import graph_hash
 from conet_fx.recipe.names import classes, functions, name_in, qualified_name
 from conet_fx.recipe.spec import GroupSpec, ModuleSpec, NodeSpec, Recipe, TensorSpec
-from conet_fx.recipe.values import encode, encode_annotation
+from conet_fx.recipe.values import encode, encode_annotation, encode_call
 
 
-def describe(module: GraphModule, groups: Mapping[str, GroupSpec], model_id: Mapping[str, str]) -> Recipe:
-    """The recipe of ``module``, with copies of its tensors.
+def describe(
+    module: GraphModule,
+    groups: Mapping[str, GroupSpec],
+    model_id: Mapping[str, str],
+    call: Arguments | None = None,
+) -> Recipe:
+    """The recipe of ``module``, which was traced on ``call``, with copies of its tensors.
 
     Raises:
         RecipeError: something in it cannot be written as data.
@@ -45,7 +51,8 @@ def describe(module: GraphModule, groups: Mapping[str, GroupSpec], model_id: Map
     known = functions()
     nodes = tuple(_describe_node(node, known) for node in module.graph.nodes)
     identity = {**model_id, "graph": graph_hash(nodes)}
-    return Recipe(torch.__version__, identity, {**groups}, modules, tensors, nodes, weights)
+    known_call = encode_call(call.args, call.kwargs) if call else None
+    return Recipe(torch.__version__, identity, {**groups}, modules, tensors, nodes, weights, known_call)
 
 
 def _describe_modules(root: GraphModule) -> dict[str, ModuleSpec]:

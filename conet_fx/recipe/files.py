@@ -25,6 +25,7 @@ from conet_fx.recipe.spec import (
     MAX_ENTRIES,
     MAX_NAME,
     MAX_VALUES,
+    CallSpec,
     GroupSpec,
     ModuleSpec,
     NodeSpec,
@@ -53,6 +54,8 @@ def to_json(recipe: Recipe, weights: Path) -> dict[str, Any]:
         "tensors": {name: to_entry(spec) for name, spec in recipe.tensors.items()},
         "nodes": [to_entry(spec) for spec in recipe.nodes],
     }
+    if recipe.call:
+        document["inputs"] = to_entry(recipe.call)
     return document | {"sha256": digest(document)}
 
 
@@ -137,7 +140,7 @@ def parse(folder: Path) -> tuple[Recipe, WeightsFile]:
             "nodes": list(nodes),
             "sha256": str(own_sum),
             **others,
-        } if others.keys() == {"format", "version"} and not unknown:
+        } if others.keys() - {"inputs"} == {"format", "version"} and not unknown:
             pass
         case _:
             raise RecipeError(f"{path} does not have the entries of a {FORMAT}")
@@ -159,6 +162,7 @@ def parse(folder: Path) -> tuple[Recipe, WeightsFile]:
         {name: _from_entry(TensorSpec, entry) for name, entry in tensors.items()},
         tuple(_from_entry(NodeSpec, entry) for entry in nodes),
         weights.placeholders(),
+        _from_entry(CallSpec, document["inputs"]) if "inputs" in document else None,
     )
     return recipe, weights
 
@@ -171,15 +175,15 @@ def memory() -> int:
         return 2**63
 
 
-_Spec = TypeVar("_Spec", GroupSpec, ModuleSpec, TensorSpec, NodeSpec)
+_Spec = TypeVar("_Spec", CallSpec, GroupSpec, ModuleSpec, TensorSpec, NodeSpec)
 _JSON_TYPES: dict[Any, Any] = {Any: object, list[Any]: list, Mapping[str, Any]: dict}
 _FIELDS: dict[type, dict[str, Any]] = {
     cls: {name: _JSON_TYPES.get(hint, hint) for name, hint in typing.get_type_hints(cls).items()}
-    for cls in (GroupSpec, ModuleSpec, TensorSpec, NodeSpec)
+    for cls in (CallSpec, GroupSpec, ModuleSpec, TensorSpec, NodeSpec)
 }
 
 
-def to_entry(spec: ModuleSpec | TensorSpec | NodeSpec) -> dict[str, Any]:
+def to_entry(spec: CallSpec | ModuleSpec | TensorSpec | NodeSpec) -> dict[str, Any]:
     """The fields that are not at their defaults."""
     return {
         field.name: getattr(spec, field.name)

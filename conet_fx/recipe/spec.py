@@ -15,6 +15,7 @@ MAX_VALUES = 2**19  # numbers, texts, lists ... of recipe.json
 MAX_LAYERS = 256  # of one recurrent module, whose construction takes time in the square of it
 MAX_DEPTH = 64  # of nested values and module paths: far below Python's recursion limit
 MAX_NAME = 1000  # characters of a name or path
+MAX_NUMBERS = 2**40  # in one input, which is never made: only its shape is
 MAX_KEYS = 1000  # of a dict in the graph: numbers as keys can be chosen to collide, which takes time in the square
 
 
@@ -64,6 +65,17 @@ class NodeSpec:
 
 
 @dataclasses.dataclass(frozen=True)
+class CallSpec:
+    """How the network was called when it was traced: the arguments as JSON data, tensors in them as ``{"node": name}``;
+    ``tensors``: shape and dtype of each by name.
+    """
+
+    args: list[Any] = dataclasses.field(default_factory=list)
+    kwargs: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    tensors: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
 class Recipe:
     """All that it takes to build one network again.
 
@@ -76,6 +88,7 @@ class Recipe:
         tensors: by name.
         nodes: in execution order.
         weights: the tensors that have no ``same_as``, by name, on the CPU.
+        call: what the network was traced on, where that is known and made of plain data.
     """
 
     torch: str
@@ -85,6 +98,7 @@ class Recipe:
     tensors: Mapping[str, TensorSpec]
     nodes: tuple[NodeSpec, ...]
     weights: Mapping[str, Tensor] = dataclasses.field(repr=False)
+    call: CallSpec | None = None
 
     @property
     def sizes(self) -> dict[str, int]:

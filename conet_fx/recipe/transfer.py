@@ -18,6 +18,7 @@ from conet_fx.recipe.files import digest
 from conet_fx.recipe.layers import follow_weights
 from conet_fx.recipe.names import qualified_name
 from conet_fx.recipe.spec import Recipe
+from conet_fx.recipe.widths import settle_widths
 
 _SIZE_ARGUMENTS = frozenset(
     (
@@ -56,6 +57,7 @@ def transfer(model: nn.Module, recipe: Recipe) -> nn.Module:
                 vars(leaf.get_submodule(part)).update(plain_attributes(twin))
             refresh(leaf)
     follow_weights(resized, built, [path for path, spec in recipe.modules.items() if spec.cls is not None])
+    settle_widths(resized, model, recipe, built)
     return resized
 
 

@@ -11,11 +11,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.fx import Node
+from torch.fx import Graph, Node
+from torch.fx.node import map_aggregate
 
 from conet_fx.errors import RecipeError
 from conet_fx.recipe.names import qualified_name, short
-from conet_fx.recipe.spec import MAX_DEPTH, MAX_KEYS
+from conet_fx.recipe.spec import MAX_DEPTH, MAX_KEYS, MAX_NUMBERS, CallSpec
 
 _CONSTANTS = {
     str(value): value
@@ -56,7 +57,7 @@ def encode(value: object) -> Any:
     raise TypeError(f"{value!r} of type {qualified_name(type(value))} cannot be written as data")
 
 
-def decode(value: Any, nodes: Mapping[str, Node], depth: int = 0) -> Any:
+def decode(value: Any, nodes: Mapping[str, Any], depth: int = 0) -> Any:
     """What :func:`encode` encoded, with its nodes looked up by name. Raises :class:`RecipeError`."""
 
     def inner(item: Any) -> Any:
@@ -86,6 +87,41 @@ def decode(value: Any, nodes: Mapping[str, Node], depth: int = 0) -> Any:
         case "torch", str(name) if name in _CONSTANTS:
             return _CONSTANTS[name]
     raise RecipeError(f"{short(value)} is no value that a recipe may hold, or a node that is not before it")
+
+
+def encode_call(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> CallSpec | None:
+    """The arguments of a network as data, without the numbers in their tensors; None where they are not plain data."""
+    names = Graph()
+    tensors: dict[str, Any] = {}
+
+    def name(a: Any) -> Any:
+        if not isinstance(a, Tensor):
+            return a
+        node = names.placeholder("input")
+        tensors[node.name] = {"shape": list(a.shape), "dtype": str(a.dtype)}
+        return node
+
+    try:
+        given = encode(map_aggregate(list(args), name))
+        return CallSpec(given, {key: encode(map_aggregate(value, name)) for key, value in kwargs.items()}, tensors)
+    except TypeError:  # an object of the user's, which no file can hold
+        return None
+
+
+def decode_call(call: CallSpec) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """What :func:`encode_call` encoded, with meta tensors. Raises :class:`RecipeError`."""
+    tensors = {name: _meta_tensor(name, entry) for name, entry in call.tensors.items()}
+    return tuple(decode(call.args, tensors)), {key: decode(value, tensors) for key, value in call.kwargs.items()}
+
+
+def _meta_tensor(name: str, entry: Any) -> Tensor:
+    match entry:
+        case {"shape": list(shape), "dtype": str(name_of_dtype), **more} if not more and len(shape) <= MAX_DEPTH:
+            dtype = _CONSTANTS.get(name_of_dtype)
+            plain = all(type(n) is int and n >= 0 for n in shape)
+            if plain and isinstance(dtype, torch.dtype) and math.prod(shape) <= MAX_NUMBERS:
+                return torch.empty(shape, dtype=dtype, device="meta")
+    raise RecipeError(f"input {short(name)} is declared as {short(entry)}, which is no tensor that a network takes")
 
 
 _TYPES: dict[str, Any] = {"Tensor": Tensor, "None": type(None), "bool": bool, "float": float, "int": int}

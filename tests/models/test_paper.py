@@ -20,11 +20,11 @@ GROUPS = {
     "vgg16_bn_cifar": (13, 13),
     # ResNet-18 has 4 sums + 8 inner widths = 12; each of 8 squeeze-excites adds its hidden width
     "senet18_cifar": (20, 20),
-    # each of 17 blocks has an expanded width; the outputs of a stage are one sum, also where the first block strides and
-    # has no shortcut, since the next one adds to it: 7 stages; stem and head: 17 + 7 + 2
+    # each of 17 blocks has an expanded width; the outputs of each of 7 stages are one sum, also where the first block
+    # strides and has no shortcut, since the next one adds to it; stem and head: 17 + 7 + 2
     "mobilenet_v2_cifar": (26, 26),
-    # each of 16 blocks has an inner width; the shuffled halves of a stage are cut in two again, so that all halves of a
-    # stage are as large: 3 stages; stem and head: 16 + 3 + 2
+    # each of 16 blocks has an inner width; the shuffled halves of each of 3 stages are cut in two again, so that all
+    # are as large; stem and head: 16 + 3 + 2
     "shufflenet_v2_cifar": (21, 21),
     # DARTS_V2. Normal cell: node 4 is sep_conv(1) + input 0, node 5 is input 0 + dil_conv(node 2), so both are tied to
     # preprocess0; nodes 2 and 3 are sums of their own; preprocess1; 5 inner widths of the 5 separable convolutions:

@@ -1,0 +1,200 @@
+"""Whether the user's ``forward`` follows a recipe: a width that is spelt out in it does not change by itself.
+
+Nothing is computed: the ``forward`` of a copy on the meta device is followed along the graph of the recipe, on inputs
+of the shapes that the recipe was made on (:mod:`conet_fx.passes.follow`).
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Collection, Iterable, Iterator
+
+import torch
+from torch import nn
+from torch.fx import GraphModule
+
+from conet_fx.errors import RecipeError, TraceError
+from conet_fx.passes import ops
+from conet_fx.passes.follow import Followed, Named, Owner, Use, follow
+from conet_fx.passes.inputs import Arguments
+from conet_fx.passes.record import Recorder
+from conet_fx.passes.shapes import Shapes, undisturbed
+from conet_fx.recipe.names import qualified_name
+from conet_fx.recipe.spec import Recipe
+from conet_fx.recipe.values import decode_call
+
+_SHOWN = 3  # lines of the user's in one message
+_WAY_OUT = (
+    "Write x.shape[1] (or the like) in place of the number, or use conet_fx.load, which gives the network as a "
+    "torch.fx.GraphModule with all widths set, as plan.resize does"
+)
+
+
+def settle_widths(resized: nn.Module, model: nn.Module, recipe: Recipe, built: GraphModule) -> None:
+    """Set the integer attributes of ``resized`` that are widths of the graph and nothing else to those of the recipe.
+
+    An attribute is set where the graph has another number wherever ``forward`` uses it as it is, always the same, and
+    where ``forward`` then has all the numbers of the graph, in both modes. ``model``: the caller's, before.
+
+    A recipe that does not say what it was traced on, and a model that takes another path in both modes, are taken as
+    they are.
+
+    Raises:
+        RecipeError: a width is spelt out elsewhere, or ``resized`` does not run where ``model`` and the recipe do.
+    """
+    call = _call(resized, recipe, built)
+    if call is None:
+        return
+    leaves = {path for path, spec in recipe.modules.items() if spec.cls is not None}
+    sketch = _sketch(resized)
+    if sketch is None:
+        return
+    with undisturbed():
+        followed = _in_both_modes(_named(sketch, leaves), call, built)
+        if not any(followed):
+            _must_run(sketch, model, call)
+            return
+        wrong = _wrong(followed, model, call, built)
+        if not wrong:
+            return
+        fixes = _attributes(followed, wrong)
+        if fixes and all(followed):
+            _set(sketch, fixes)
+            again = _in_both_modes(sketch, call, built)
+            if all(again) and not _wrong(again, model, call, built):
+                _set(resized, fixes)
+                return
+    raise RecipeError(
+        f"this {qualified_name(type(model))} cannot take the sizes of the recipe, because its code spells them out: "
+        f"{_said(wrong)}. {_WAY_OUT}"
+    )
+
+
+def _call(model: nn.Module, recipe: Recipe, built: GraphModule) -> Arguments | None:
+    """The call that the recipe was made on, in numbers of the type of its weights where it has changed since."""
+    if recipe.call is None:
+        return None
+    args, kwargs = decode_call(recipe.call)
+    try:
+        call = Arguments.bind(model, args, kwargs)
+    except TypeError:  # a forward of other arguments
+        return None
+    if _runs(built, call):
+        return call
+    types = {tensor.dtype for tensor in built.parameters() if tensor.is_floating_point()}
+    return next((other for dtype in types if _runs(built, other := call.on_meta(floats=dtype))), None)
+
+
+def _runs(built: GraphModule, call: Arguments) -> bool:
+    shapes = Shapes(torch.device("cpu"))
+    values: dict[object, object] = {}
+    try:
+        with undisturbed():
+            for node in built.graph.nodes:
+                given = node.op == "placeholder"
+                values[node] = call.values[node.target] if given else shapes.of(node, built, values.__getitem__)
+    except Exception:  # whatever an operator has against other inputs than those of its user
+        return False
+    return True
+
+
+def _sketch(model: nn.Module) -> nn.Module | None:
+    """A copy on the meta device without hooks, which are not to be called here; None where there can be none."""
+    memo: dict[int, object] = {}
+    for tensor in (*model.parameters(), *model.buffers()):
+        if nn.parameter.is_lazy(tensor):
+            return None
+        new = torch.empty_like(tensor, device="meta")
+        memo[id(tensor)] = nn.Parameter(new, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else new
+    sketch = copy.deepcopy(model, memo)
+    for module in sketch.modules():
+        for name, value in vars(module).items():
+            if "hooks" in name and isinstance(value, dict):
+                value.clear()
+    return sketch
+
+
+def _named(sketch: nn.Module, leaves: Collection[str]) -> nn.Module:
+    """A copy in which integer attributes know what they are; those of the leaves of a recipe follow it anyway."""
+    named = copy.deepcopy(sketch)
+    for path, module in named.named_modules():
+        if path not in leaves and not isinstance(module, GraphModule):
+            own = {name: value for name, value in vars(module).items() if type(value) is int}
+            vars(module).update({name: Named.of(value, (path, name)) for name, value in own.items()})
+    return named
+
+
+def _set(model: nn.Module, fixes: dict[Owner, int]) -> None:
+    for (path, name), value in fixes.items():
+        vars(model.get_submodule(path))[name] = value
+
+
+def _in_both_modes(model: nn.Module, call: Arguments, built: GraphModule) -> list[Followed | None]:
+    """What following gives in the present mode and, where the code looks at it, in the other."""
+    found = [follow(model, call, built, ops.knows)]
+    if found[0] is None or found[0].reads_mode:
+        found.append(follow(model, call, built, ops.knows, flip_mode=True))
+    return found
+
+
+def _wrong(
+    followed: Iterable[Followed | None], model: nn.Module, call: Arguments, built: GraphModule
+) -> dict[tuple[str, int], Use]:
+    """The numbers that are not those of the graph: counts, and other numbers that have come from sizes.
+
+    A float that ``model`` had before (the rate of a dropout) is a setting of the caller's.
+    """
+    uses = {(use.node, use.place): use for each in followed if each for use in each.uses if use.differs}
+    wrong = {key: use for key, use in uses.items() if isinstance(use.found, int) and isinstance(use.wanted, int)}
+    if len(wrong) < len(uses) and (sketch := _sketch(model)):
+        before = [use for each in _in_both_modes(sketch, call, built) if each for use in each.uses]
+        settings = {(use.node, use.place, use.found) for use in before}
+        known = {(use.node, use.place) for use in before}
+        for key, use in uses.items():
+            if key in known and (*key, use.found) not in settings:
+                wrong[key] = use
+    return wrong
+
+
+def _attributes(followed: Iterable[Followed | None], wrong: dict[tuple[str, int], Use]) -> dict[Owner, int]:
+    """What attributes would have to be, or nothing where that does not tell all that is wrong."""
+    wanted: dict[Owner, set[int]] = {}
+    for use in (use for each in followed if each for use in each.uses):
+        if use.owner is not None:
+            wanted.setdefault(use.owner, set()).add(int(use.wanted))
+    owners = {use.owner for use in wrong.values()}
+    fixes = {owner: min(wanted[owner]) for owner in owners if owner is not None and len(wanted[owner]) == 1}
+    return fixes if len(fixes) == len(owners) else {}
+
+
+def _said(wrong: dict[tuple[str, int], Use]) -> str:
+    lines = list(dict.fromkeys(_line(use) for use in wrong.values()))
+    return "; ".join(lines[:_SHOWN]) + (f"; and {len(lines) - _SHOWN} more" if len(lines) > _SHOWN else "")
+
+
+def _line(use: Use) -> str:
+    name = ".".join(filter(None, use.owner)) if use.owner else ""
+    where = f"module {use.scope!r}" if use.scope else "the model itself"
+    return (
+        f"{use.found}{f' ({name})' if name else ''} where the recipe has {use.wanted}, in {use.operator} at {use.line} "
+        f"({where})"
+    )
+
+
+def _must_run(sketch: nn.Module, model: nn.Module, call: Arguments) -> None:
+    """Raise where ``sketch`` runs in neither mode, but ``model`` does: all that can be told of another path."""
+    failures = list(_failures(sketch, call))
+    before = _sketch(model)
+    if len(failures) == 2 and before is not None and len(list(_failures(before, call))) < 2:
+        raise RecipeError(
+            f"this {qualified_name(type(model))} does not run at the sizes of the recipe: {failures[0]}. {_WAY_OUT}"
+        )
+
+
+def _failures(model: nn.Module, call: Arguments) -> Iterator[TraceError]:
+    """What each mode has against the call."""
+    for flip_mode in (False, True):
+        try:
+            Recorder(model, call, ops.knows, flip_mode).record()
+        except TraceError as error:
+            yield error
