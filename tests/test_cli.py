@@ -43,7 +43,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_search_writes_everything(run: Path) -> None:
     trials = read_history((run / "history.jsonl").read_text().splitlines())
     assert [trial.number for trial in trials] == [1, 2]
-    evaluations = json.loads((run / "evaluations.json").read_text())
+    evaluations = json.loads((run / "evaluations.json").read_text())["evaluations"]
     assert [e["label"] for e in evaluations] == ["found", "start", "uniform"]
     assert all(len(e["accuracies"]) == 2 and e["epochs"] == 2 for e in evaluations)
     page = (run / "report.html").read_text()
@@ -146,7 +146,7 @@ def test_tensorboard_while_it_runs_and_afterwards(run: Path, tmp_path: Path) -> 
 
 class TestEvaluate:
     def numbers(self, path: Path) -> dict[str, dict[int, float]]:
-        records = json.loads((path / "evaluations.json").read_text())
+        records = json.loads((path / "evaluations.json").read_text())["evaluations"]
         return {record["label"]: dict(zip(record["seeds"], record["accuracies"], strict=True)) for record in records}
 
     def test_goes_on_where_it_was_interrupted(
@@ -186,7 +186,7 @@ class TestEvaluate:
         assert {tuple(seeds) for seeds in self.numbers(path).values()} == {(0, 1, 2)}
         assert main(["evaluate", str(path), "--seeds=[0]", "--lr", "0.02"]) == 0
         assert capsys.readouterr().err.count("seed 0") == 3, "what another recipe gave does not count"
-        assert "lr 0.02" in json.loads((path / "evaluations.json").read_text())[0]["recipe"]
+        assert "lr 0.02" in json.loads((path / "evaluations.json").read_text())["evaluations"][0]["recipe"]
         train = conet_fx.evaluate._train
 
         def once(*arguments: Any, **options: Any) -> Any:

@@ -1,9 +1,9 @@
 """The run directory: what a search has done so far, on disk, never half-written.
 
 ``run.json`` names the model (class, tensor names, group sizes) and the settings; ``plan.json`` lists its channel
-groups; ``history.jsonl`` has a line with a checksum for each finished trial; ``checkpoints/`` holds the trial under
-way; the networks, evaluations and the report lie beside them. One process at a time: ``lock``, and ``owner.json`` says
-which.
+groups; ``history.jsonl`` has a line for each finished trial, ``evaluations.json`` the networks trained to the end;
+``checkpoints/`` holds the trial under way; the networks and the report lie beside them. All that is read again has
+checksums. One process at a time: ``lock``, and ``owner.json`` says which.
 """
 
 from __future__ import annotations
@@ -25,9 +25,10 @@ from filelock import FileLock, Timeout
 from conet_fx.errors import SearchError
 from conet_fx.plan import ChannelGroup
 from conet_fx.search.history import DamagedLineError, Evaluation, Trial, read_history
+from conet_fx.search.sealed import seal, unseal
 
 T = TypeVar("T")
-FORMAT = 2
+FORMAT = 3
 RUN, PLAN, HISTORY, EVALUATIONS = "run.json", "plan.json", "history.jsonl", "evaluations.json"
 CONFIG, REPORT, FOUND = "config.yaml", "report.html", "found"  # written by the command line
 LOCK, OWNER = "lock", "owner.json"
@@ -55,7 +56,7 @@ class RunDirectory:
         header: dict[str, Any] = {"format": FORMAT, "model": model, "config": dict(config)}
         if not (self.path / RUN).exists():
             self._refuse_others()
-            self.write(RUN, json.dumps(header, indent=1) + "\n")
+            self.write(RUN, seal(header))
             self._write_plan(groups)
             return []
         known = self.header()
@@ -77,13 +78,21 @@ class RunDirectory:
                     "same settings, or choose another run directory"
                 )
         trials = self.history(recover=True)
-        if not (self.path / PLAN).exists():  # it was killed between the two
-            self._write_plan(groups)
-        self.write(RUN, json.dumps(header, indent=1) + "\n")
+        self._mend_plan(groups)
+        self.write(RUN, seal(header))
         return trials
 
+    def _mend_plan(self, groups: Sequence[ChannelGroup]) -> None:
+        """Write the plan of this model again where it is missing (killed before it was written) or damaged."""
+        try:
+            if self.groups():
+                return
+        except SearchError as error:
+            warnings.warn(f"{error.__cause__ or error}: {self.path / PLAN} is written again", stacklevel=3)
+        self._write_plan(groups)
+
     def _write_plan(self, groups: Sequence[ChannelGroup]) -> None:
-        self.write(PLAN, json.dumps([dataclasses.asdict(group) for group in groups], indent=1) + "\n")
+        self.write(PLAN, seal({"groups": [dataclasses.asdict(group) for group in groups]}))
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
@@ -131,9 +140,10 @@ class RunDirectory:
     def header(self) -> dict[str, Any]:
         """What ``run.json`` says. Raises :class:`SearchError` where it is missing or damaged."""
         try:
-            header: dict[str, Any] = json.loads((self.path / RUN).read_text())
-            if header["format"] != FORMAT:
-                raise SearchError(f"{self.path / RUN} has format {header['format']}, this version reads {FORMAT}")
+            text = (self.path / RUN).read_text(encoding="utf-8")
+            if (found := json.loads(text)["format"]) != FORMAT:
+                raise SearchError(f"{self.path / RUN} has format {found}, this version reads {FORMAT}")
+            header = unseal(text)
             header["model"]["class"], header["config"]["delta"]
         except FileNotFoundError:
             raise SearchError(f"{self.path} holds no run: there is no {RUN}") from None
@@ -148,7 +158,7 @@ class RunDirectory:
             item.update({name: tuple(value) for name, value in item.items() if isinstance(value, list)})
             return ChannelGroup(**item)
 
-        return self._read(PLAN, lambda text: [group(item) for item in json.loads(text)])
+        return self._read(PLAN, lambda text: [group(item) for item in unseal(text)["groups"]])
 
     def history(self, *, recover: bool = False) -> list[Trial]:
         """The finished trials up to a line that is damaged, about which it warns; ``recover`` sets the file aside too.
@@ -179,7 +189,7 @@ class RunDirectory:
             EVALUATIONS,
             lambda text: [
                 Evaluation(**{**item, "accuracies": tuple(item["accuracies"]), "seeds": tuple(item["seeds"])})
-                for item in json.loads(text)
+                for item in unseal(text)["evaluations"]
             ],
         )
 
@@ -187,7 +197,7 @@ class RunDirectory:
         self.write(HISTORY, "".join(trial.to_json() + "\n" for trial in trials))
 
     def save_evaluations(self, evaluations: Sequence[Evaluation]) -> None:
-        self.write(EVALUATIONS, json.dumps([dataclasses.asdict(e) for e in evaluations], indent=1) + "\n")
+        self.write(EVALUATIONS, seal({"evaluations": [dataclasses.asdict(each) for each in evaluations]}))
 
     def write(self, name: str, content: str | bytes) -> None:
         """Replace a file as a whole: temporary name, fsync, rename. Raises :class:`SearchError` where that fails."""

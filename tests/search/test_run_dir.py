@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 import conet_fx
-from conet_fx.search.history import read_history
+from conet_fx.search.history import Evaluation, read_history
+from conet_fx.search.run_dir import RunDirectory
 from tests.tiny import QUICK, TinyNet, tiny_loader
 
 
@@ -43,7 +44,7 @@ def test_a_run_is_described_on_disk(run: Path) -> None:
     assert header["model"]["class"].endswith("TinyNet")
     assert header["model"]["sizes"] == {"a": 8, "b": 8, "head": 3}
     assert header["config"]["lr"] == 0.03
-    groups = json.loads((run / "plan.json").read_text())
+    groups = json.loads((run / "plan.json").read_text())["groups"]
     assert [group["name"] for group in groups] == ["a", "b", "head"]
 
 
@@ -74,6 +75,40 @@ def test_refuses_a_damaged_header(run: Path, text: str) -> None:
     with pytest.raises(conet_fx.SearchError, match=r"run\.json"):
         search(run, resume=True)
     assert contents(run) == before
+
+
+def edited(file: Path, old: str, new: str) -> None:
+    text = file.read_text()
+    assert old in text
+    file.write_text(text.replace(old, new, 1))
+
+
+def test_refuses_a_header_that_was_edited(run: Path) -> None:
+    edited(run / "run.json", '"lr": 0.03', '"lr": 0.04')
+    before = contents(run)
+    with pytest.raises(conet_fx.SearchError, match=r"run\.json cannot be read .*its checksum does not fit"):
+        search(run, lr=0.04, resume=True)
+    assert contents(run) == before
+
+
+@pytest.mark.parametrize(("old", "new"), [('"size": 8', '"size": 80'), ("{", ""), ('"sha256"', '"sha1"')])
+def test_a_damaged_plan_is_written_again(run: Path, old: str, new: str) -> None:
+    before = contents(run)
+    edited(run / "plan.json", old, new)
+    with pytest.raises(conet_fx.SearchError, match=r"plan\.json is damaged"):
+        RunDirectory(run).groups()
+    with pytest.warns(UserWarning, match=r"plan\.json is written again"):
+        search(run, resume=True)
+    assert contents(run) == before
+
+
+def test_damaged_evaluations_are_refused(run: Path) -> None:
+    record = RunDirectory(run)
+    record.save_evaluations([Evaluation("found", {"a": 8}, 10, 20, (0.5, 0.25), (0, 1), 3, "SGD")])
+    assert record.evaluations()[0].accuracies == (0.5, 0.25)
+    edited(run / "evaluations.json", "0.25", "0.95")
+    with pytest.raises(conet_fx.SearchError, match=r"evaluations\.json is damaged .*checksum does not fit.*restore it"):
+        record.evaluations()
 
 
 @pytest.mark.parametrize("damage", [lambda line: line[:-40], lambda line: line.replace('"size": ', '"size": 1')])
