@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import functools
 import os
 import signal
@@ -66,7 +67,9 @@ def main(words: list[str] | None = None) -> int:
         with _limited(options.minutes):
             for name in _chosen(options.table, bool(options.imagenet)):
                 if name == "table4":
-                    outcomes = table4(lab, Lab(preset, data.load(options.imagenet, root=options.root), fabric, out))
+                    large = dataclasses.replace(preset, recipes=preset.recipes and "imagenet")
+                    images = data.load(options.imagenet, root=options.root)
+                    outcomes = table4(lab, Lab(large, images, fabric, out))
                 else:
                     outcomes = EXPERIMENTS[name](lab)
                 for number, outcome in enumerate(outcomes, start=1):

@@ -12,8 +12,8 @@ from benchmarks.paper.authors import agreement
 from benchmarks.paper.lab import Found, Lab
 from benchmarks.paper.outcome import Cell, Curve, Outcome, accuracy, difference, mean, spread
 from benchmarks.paper.pruned import PRUNERS
-from benchmarks.paper.published import SWEEP, Figure
-from benchmarks.paper.rivals import random_widths, rivals, scaled_widths
+from benchmarks.paper.published import IMAGENET, Published, curves, sweep
+from benchmarks.paper.rivals import random_widths, rivals, scaled_widths, transferred
 from conet_fx.evaluate import uniform_sizes
 from conet_fx.plan import ChannelGroup, ChannelPlan
 from conet_fx.probe import rank_slope
@@ -24,10 +24,20 @@ COLUMNS = ("network", "widths", "delta", "parameters", "MACs", "top-1 %", "paper
 
 
 def _row(lab: Lab, arch: str, delta: float | None, trained: Evaluation) -> tuple[Cell, ...]:
-    known = trained.label in ("found", "original")
-    paper: Figure | None = SWEEP.get((lab.name, arch, delta)) if known else None
-    top1, params = (paper.top1, paper.params) if paper else (None, None)
-    return (arch, trained.label, delta, trained.params, trained.macs, accuracy(trained), top1, params)
+    known = sweep(lab.name, arch, delta) if trained.label in ("found", "original") else None
+    return (arch, trained.label, delta, trained.params, trained.macs, accuracy(trained), *_cells(known))
+
+
+def _cells(published: Published | None) -> tuple[Cell, Cell]:
+    return (published.top1, published.params) if published else (None, None)
+
+
+def _paper(lab: Lab, arch: str) -> list[Curve]:
+    """The curves of the paper's Fig. 7 for this network and these data."""
+    return [
+        Curve(f"paper: {label}", [1e6 * each.params for each in points], [each.top1 for each in points])
+        for label, points in curves(lab.name, arch).items()
+    ]
 
 
 def _curves(trained: Sequence[Evaluation]) -> list[Curve]:
@@ -77,7 +87,8 @@ def _sweep(lab: Lab, arch: str) -> Outcome:
     notes.append(f"pruned from a network of {plan.cost(wide).params:,} parameters, and trained twice as long in all")
     notes += [_decisions(lab, delta, found) for delta, found in searches.items()]
     everything = [each for label in sets for each in sets[label]]
-    return Outcome(f"Table 3, {arch}, {lab.name}", COLUMNS, rows, notes, _curves(everything), AXES, log=True)
+    drawn = _curves(everything) + _paper(lab, arch)
+    return Outcome(f"Table 3, {arch}, {lab.name}", COLUMNS, rows, notes, drawn, AXES, log=True)
 
 
 def _wide(plan: ChannelPlan, found: int) -> dict[str, int]:
@@ -107,7 +118,8 @@ def figure7(lab: Lab) -> list[Outcome]:
         ]
         notes = [f"found against scaled: {difference(found, scaled)}"]
         title = f"Fig. 7, {arch}, {lab.name}"
-        outcomes.append(Outcome(title, COLUMNS, rows, notes, _curves([*found, *scaled]), AXES, log=True))
+        drawn = _curves([*found, *scaled]) + _paper(lab, arch)
+        outcomes.append(Outcome(title, COLUMNS, rows, notes, drawn, AXES, log=True))
     return outcomes
 
 
@@ -136,18 +148,22 @@ def table2(lab: Lab) -> list[Outcome]:
 def table4(lab: Lab, large: Lab) -> list[Outcome]:
     """Table 4: what was found on the small images, trained on the large ones; and constant width."""
     outcomes = []
-    for arch in lab.preset.archs:
-        found = lab.search(arch).sizes
-        plan = large.plan(arch)
-        trained = [
-            large.train(arch, "original", _own(plan.free)),
-            large.train(arch, "found", found),
-            large.train(arch, "constant", uniform_sizes(plan, plan.cost(found).params, 2)),
-        ]
-        rows = [_row(large, arch, None, each) for each in trained]
-        notes = [f"found against constant: {difference(trained[1:2], trained[2:])}"]
-        title = f"Table 4, {arch}, {lab.name} to {large.name}"
-        outcomes.append(Outcome(title, COLUMNS, rows, notes, _curves(trained), AXES, log=True))
+    for searched, trained in lab.preset.transfers:
+        plan = large.plan(trained)
+        original = large.train(trained, "original", _own(plan.free))
+        rows = [(*_row(large, trained, None, original)[:-2], *_cells(IMAGENET.get(("", trained, None))))]
+        pairs: list[tuple[Evaluation, Evaluation]] = []
+        for delta in lab.preset.transfer_deltas:
+            sizes = transferred(lab.search(searched, delta=delta).sizes, lab.plan(searched), plan)
+            found = large.train(trained, "found", sizes)
+            pairs.append((found, large.train(trained, "constant", uniform_sizes(plan, found.params, 2))))
+            paper = IMAGENET.get((lab.name, trained, delta))
+            rows += [(*_row(large, trained, delta, each)[:-2], *_cells(paper)) for each in pairs[-1][:1]]
+            rows.append(_row(large, trained, delta, pairs[-1][1]))
+        notes = [f"found against constant: {difference([p[0] for p in pairs], [p[1] for p in pairs])}"]
+        title = f"Table 4, {searched} on {lab.name}, {trained} on {large.name}"
+        everything = [original, *(each for pair in pairs for each in pair)]
+        outcomes.append(Outcome(title, COLUMNS, rows, notes, _curves(everything), AXES, log=True))
     return outcomes
 
 

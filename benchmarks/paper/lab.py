@@ -25,9 +25,11 @@ from conet_fx.data import DataSet, loaders
 from conet_fx.evaluate import evaluate
 from conet_fx.final import EvaluationConfig
 from conet_fx.plan import ChannelPlan
+from conet_fx.recipes import Recipe, recipe
 from conet_fx.search import SearchConfig
 from conet_fx.search.history import Evaluation, Trial
 from conet_fx.search.run_dir import RunDirectory
+from conet_fx.search.task import cost_per_sample
 
 CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
@@ -70,6 +72,7 @@ class Lab:
         self.preset, self.fabric, self.authors, self._out, self._tell = preset, fabric, authors, out, tell
         self.data = limited(data, preset.train_images, preset.test_images)
         self._plans: dict[str, ChannelPlan] = {}
+        self._heads: dict[str, ChannelPlan] = {}
 
     def plan(self, arch: str) -> ChannelPlan:
         """The plan of a network of this data set, at its own widths."""
@@ -94,13 +97,7 @@ class Lab:
 
         ``sizes``: of the network that is handed in; its own when left out.
         """
-        preset = self.preset
-        common = {
-            name: getattr(preset, name)
-            for name in ("trials", "epochs_per_trial", "initial_channels", "min_channels", "channels_last")
-        }
-        common["lr"] = preset.lr_of(arch)
-        config = SearchConfig(**{**common, **settings})
+        preset, config = self.preset, self._search_config(arch, settings)
         model = self._build(arch) if sizes is None else self.plan(arch).resize(sizes)
         folder = self._folder("search", arch, {"sizes": sizes, **dataclasses.asdict(config)})
         train, _ = loaders(self.data, preset.batch_size, config.seed, device=self._on_device())
@@ -116,6 +113,17 @@ class Lab:
         self._tell(f"search {arch} {settings}: {result.cost.params:,} parameters, {len(result.history)} trials")
         return Found(result.sizes, tuple(result.history), config)
 
+    def _search_config(self, arch: str, settings: Mapping[str, Any]) -> SearchConfig:
+        preset = self.preset
+        sized = {name: getattr(preset, name) for name in ("trials", "epochs_per_trial", "channels_last")}
+        if preset.recipes:
+            return dataclasses.replace(self._recipe(arch).search, **{**sized, **settings})
+        sized |= {"initial_channels": preset.initial_channels, "min_channels": preset.min_channels}
+        return SearchConfig(**{"lr": preset.lr_of(arch), **sized, **settings})
+
+    def _recipe(self, arch: str) -> Recipe:
+        return recipe(f"{self.preset.recipes}-{'darts' if 'darts' in arch else 'resnet'}")
+
     def baseline(self, arch: str, epochs: int, sizes: Mapping[str, int]) -> Trial:
         """One trial of a network of these sizes: its ranks by epoch."""
         found = self.search(arch, sizes=sizes, trials=1, epochs_per_trial=epochs, initial_channels=None)
@@ -123,15 +131,20 @@ class Lab:
 
     def train(self, arch: str, label: str, sizes: Mapping[str, int], *, keep_weights: bool = False) -> Evaluation:
         """Train a network to the end with all seeds, once; ``label`` does not count."""
-        folder = self._training_folder(arch, sizes)
-        return self._train(arch, label, self.plan(arch), sizes, self._final(), folder, keep_weights=keep_weights)
+        plan, whole, folder = self.plan(arch), self._with_head(arch), self._training_folder(arch, sizes)
+        every = {**{group.name: group.size for group in whole.free}, **sizes}
+        trained = self._train(arch, label, whole, every, self._final(arch), folder, keep_weights=keep_weights)
+        if whole is plan:
+            return trained
+        cost = cost_per_sample(plan, sizes)  # an auxiliary head is of the training alone
+        return dataclasses.replace(trained, sizes=dict(sizes), params=cost.params, macs=cost.macs)
 
     def prune(self, arch: str, pruner: str, wide: Mapping[str, int], params: int) -> Evaluation:
         """The network of ``wide`` sizes, trained with each seed, cut to about ``params`` and trained as long again.
 
         Each seed finds widths of its own: ``params`` and ``macs`` of what is returned are means, and it has no sizes.
         """
-        preset, plan, config = self.preset, self.plan(arch), self._final()
+        preset, plan, config = self.preset, self.plan(arch), self._final(arch)
         trained = []
         for seed in preset.seeds:
             one = dataclasses.replace(config, seeds=(seed,))
@@ -143,7 +156,8 @@ class Lab:
                 trained.append(dataclasses.replace(known[0], label=pruner))
                 continue
             network = plan.resize(wide)
-            network.load_state_dict(self._weights(arch, wide, seed))
+            weights = self._weights(arch, wide, seed)
+            network.load_state_dict({name: weights[name] for name in network.state_dict()})  # no auxiliary head
             network = prune(network, torch.zeros(2, *self.data.shape), pruner, params)
             cut = conet_fx.analyze(network, torch.zeros(2, *self.data.shape))
             sizes = {group.name: group.size for group in cut.free}
@@ -157,15 +171,27 @@ class Lab:
             seeds=tuple(preset.seeds),
         )
 
-    def _final(self) -> EvaluationConfig:
+    def _final(self, arch: str) -> EvaluationConfig:
         preset = self.preset
-        return EvaluationConfig(
-            epochs=preset.final_epochs, seeds=preset.seeds, lr=preset.final_lr, channels_last=preset.channels_last
-        )
+        sized = {"epochs": preset.final_epochs, "seeds": preset.seeds, "channels_last": preset.channels_last}
+        if preset.recipes:
+            return dataclasses.replace(self._recipe(arch).final, **sized)
+        return EvaluationConfig(**sized, lr=preset.final_lr)
+
+    def _with_head(self, arch: str) -> ChannelPlan:
+        """The plan of the network that is trained to the end: DARTS of a recipe has an auxiliary head then."""
+        if not (self.preset.recipes and "darts" in arch):
+            return self.plan(arch)
+        if arch not in self._heads:
+            torch.manual_seed(0)
+            factory = getattr(models, arch)
+            model = factory(num_classes=self.data.classes, in_channels=self.data.shape[0], auxiliary=True)
+            self._heads[arch] = conet_fx.analyze(model.train(), torch.zeros(2, *self.data.shape))
+        return self._heads[arch]
 
     def _training_folder(self, arch: str, sizes: Mapping[str, int]) -> Path:
         """The same for all seeds."""
-        settings = {name: value for name, value in dataclasses.asdict(self._final()).items() if name != "seeds"}
+        settings = {name: value for name, value in dataclasses.asdict(self._final(arch)).items() if name != "seeds"}
         return self._folder("training", arch, {**settings, "sizes": dict(sizes)})
 
     def _train(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,9 +26,14 @@ class Preset:
         widths: of the networks whose rank growth is drawn.
         scales: s of static scaling.
         sample: networks of random widths for the correlation of rank and accuracy.
+        transfers: pairs of networks: one is searched on small images, the other gets its sizes and is trained on
+            large ones.
+        transfer_deltas: of these searches.
         static_width: the baselines of static scaling have so much of their own widths.
         final_lr: first learning rate of trainings to the end.
         channels_last: lay out images and weights so; the recipe is the same.
+        recipes: "cifar" or "imagenet": searches and trainings to the end are those of ``conet_fx.recipes``, DARTS with
+            its auxiliary head; or "" for plain ones.
     """
 
     archs: tuple[str, ...]
@@ -47,11 +52,14 @@ class Preset:
     widths: tuple[int, ...]
     scales: tuple[float, ...]
     sample: int
+    transfers: tuple[tuple[str, str], ...]
+    transfer_deltas: tuple[float, ...]
     initial_channels: int = 32
     min_channels: int = 16
     static_width: float = 1.0
     final_lr: float = 0.1
     channels_last: bool = True
+    recipes: Literal["", "cifar", "imagenet"] = ""
 
     @staticmethod
     def lr_of(arch: str) -> float:
@@ -81,6 +89,8 @@ PRESETS: Mapping[str, Preset] = {
         widths=(16, 32),
         scales=(0.2, 0.8),
         sample=3,
+        transfers=(("tests.tiny:TinyNet", "tests.tiny:TinyNet"),),
+        transfer_deltas=(0.001,),
     ),
     "cpu": Preset(
         archs=("resnet18_cifar", "benchmarks.paper.small:darts4"),
@@ -99,6 +109,8 @@ PRESETS: Mapping[str, Preset] = {
         widths=(8, 16, 32, 64),
         scales=(0.2, 0.6),
         sample=8,
+        transfers=(("resnet18_cifar", "resnet18_cifar"),),
+        transfer_deltas=(0.02,),
         initial_channels=16,
         min_channels=8,
         static_width=0.25,
@@ -121,6 +133,8 @@ PRESETS: Mapping[str, Preset] = {
         widths=(16, 32, 64, 128, 256),
         scales=(0.2, 0.4, 0.6, 0.8),
         sample=16,
+        transfers=(("darts14", "darts14_imagenet"),),
+        transfer_deltas=(0.0005, 0.0075),
     ),
     "full": Preset(
         archs=("resnet34_cifar", "darts7"),
@@ -139,6 +153,9 @@ PRESETS: Mapping[str, Preset] = {
         widths=(16, 32, 64, 128, 256),
         scales=(0.2, 0.4, 0.6, 0.8),
         sample=32,
+        transfers=(("darts14", "darts14_imagenet"),),
+        transfer_deltas=(0.0005, 0.0075),
+        recipes="cifar",
     ),
 }
 

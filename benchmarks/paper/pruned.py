@@ -24,7 +24,7 @@ def prune(network: nn.Module, inputs: Tensor, pruner: str, params: int, round_to
 
     Raises:
         SystemExit: Torch-Pruning is not installed.
-        ValueError: ``params`` are not fewer than the network has.
+        ValueError: the network does not have more parameters, or cannot be cut to within a fifth of ``params``.
     """
     own = parameters(network)
     if params >= own:
@@ -36,6 +36,8 @@ def prune(network: nn.Module, inputs: Tensor, pruner: str, params: int, round_to
         if abs(parameters(cut) - params) < abs(parameters(best) - params):
             best = cut
         low, high = (ratio, high) if parameters(cut) > params else (low, ratio)
+    if abs(parameters(best) - params) > params / 5:
+        raise ValueError(f"{pruner}: {own:,} parameters were cut to {parameters(best):,}, not to {params:,}")
     return best
 
 

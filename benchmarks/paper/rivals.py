@@ -32,6 +32,19 @@ def random_widths(plan: ChannelPlan, params: int, seed: int, round_to: int = 1, 
     return nearest(plan, params, {group.name: spread ** draw.random() for group in plan.free}, round_to)
 
 
+def transferred(found: Mapping[str, int], plan: ChannelPlan, other: ChannelPlan) -> Sizes:
+    """The sizes found for the network of ``plan`` for that of ``other``, which may have another stem.
+
+    Groups of the same name get the same size; the others keep their own, times the mean factor (geometric) by which the
+    search changed the groups of ``plan``.
+    """
+    own = {group.name: group.size for group in plan.free}
+    factor = math.exp(sum(math.log(found[name] / own[name]) for name in own) / len(own))
+    return {
+        group.name: group.nearest(found.get(group.name, max(1, round(factor * group.size))), 1) for group in other.free
+    }
+
+
 def nearest(plan: ChannelPlan, params: int, proportions: Mapping[str, float], round_to: int = 1) -> Sizes:
     """Sizes in these proportions, rounded to what each group allows, with parameters as near to ``params`` as possible.
 

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import safetensors.torch
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -25,6 +26,7 @@ from benchmarks.paper.lab import Lab, limited
 from benchmarks.paper.outcome import difference
 from benchmarks.paper.presets import PRESETS
 from benchmarks.paper.pruned import PRUNERS, parameters, prune
+from benchmarks.paper.published import Published, curves, sweep
 from conet_fx import data
 from conet_fx.models import build
 from conet_fx.probe import rank_slope
@@ -232,6 +234,8 @@ def test_pruned_networks_have_as_many_parameters_and_keep_the_classes(pruner: st
     assert parameters(network) > 11_000_000
     with pytest.raises(ValueError, match=r"cannot be pruned to 12,000,000"):
         prune(network, images, pruner, 12_000_000)
+    with pytest.raises(ValueError, match=r"were cut to .*, not to 1,000"):  # a tenth of each layer stays
+        prune(network, images, pruner, 1_000)
 
 
 def test_a_pruned_network_goes_on_with_its_weights(out: Path, tmp_path: Path) -> None:
@@ -250,3 +254,47 @@ def test_a_pruned_network_goes_on_with_its_weights(out: Path, tmp_path: Path) ->
     assert seen[0] == lab.plan(arch).cost(wide).params
     assert seen[-1] == trained.params == pytest.approx(3_000, rel=0.1)
     assert (trained.label, trained.seeds, len(trained.accuracies)) == (PRUNERS[0], (3,), 1)
+
+
+def test_the_recipes_of_the_paper_are_taken(tmp_path: Path) -> None:
+    """DARTS gets an auxiliary head for its final training, which is not counted."""
+    preset = dataclasses.replace(
+        PRESETS["smoke"], recipes="cifar", train_images=16, test_images=8, batch_size=8, trials=1, epochs_per_trial=1
+    )
+    preset = dataclasses.replace(preset, seeds=(0,), channels_last=False)
+    told: list[str] = []
+    fabric = Fabric(accelerator="cpu", devices=1)
+    lab = Lab(preset, data.load("digits", image_size=32), fabric, tmp_path, tell=told.append)
+    found = lab.search("darts7")
+    assert (found.config.lr, found.config.weight_decay, found.config.trials) == (0.1, 5e-4, 1)
+    assert lab.search("resnet18_cifar").config.min_channels == 32
+    sizes = {group.name: 8 for group in lab.plan("darts7").free}
+    trained = lab.train("darts7", "found", sizes, keep_weights=True)
+    assert trained.sizes == sizes
+    assert trained.params == lab.plan("darts7").cost(sizes).params
+    for part in ("weight decay 0.0003", "cutout 16", "drop path 0.2", "gradients of norm <= 5"):
+        assert part in trained.recipe
+    [weights] = tmp_path.glob("training/*/seed-0.safetensors")
+    assert any("auxiliary_head" in name for name in safetensors.torch.load_file(weights))
+    pruned = lab.prune("darts7", PRUNERS[1], sizes, trained.params // 2)
+    assert pruned.params == pytest.approx(trained.params // 2, rel=0.2)
+
+
+def test_what_was_found_goes_to_a_network_with_another_stem() -> None:
+    model = build("darts14", 10, 3)
+    plan = conet_fx.analyze(model, torch.zeros(2, 3, 32, 32))
+    large = conet_fx.analyze(build("darts14_imagenet", 10, 3), torch.zeros(2, 3, 64, 64))
+    found = {group.name: group.nearest(2 * group.size, 1) for group in plan.free}
+    sizes = rivals.transferred(found, plan, large)
+    assert sizes.keys() == {group.name for group in large.free}
+    assert all(sizes[name] == found[name] for name in sizes.keys() & found.keys())
+    assert sizes["stem.3"] == 2 * 48
+
+
+def test_published_figures_stand_beside_ours() -> None:
+    assert sweep("cifar100", "darts7", 0.0075) == Published(80.12, 2.89)
+    assert sweep("cifar10", "darts7", 0.3) is None
+    drawn = curves("cifar100", "darts7")
+    assert list(drawn) == ["found", "random", "scaled"]
+    assert [each.params for each in drawn["found"]] == [0.58, 1.25, 2.89, 5.06, 6.25]
+    assert curves("digits", "darts7") == {}
