@@ -30,6 +30,7 @@ from benchmarks.paper.outcome import Outcome
 from benchmarks.paper.presets import PRESETS, changed
 from conet_fx import data
 
+CHANGED = ("archs", "static", "deltas", "seeds")  # fields of a preset that are options too
 UNFINISHED = 75  # EX_TEMPFAIL of sysexits.h: try again
 
 
@@ -46,6 +47,7 @@ def main(words: list[str] | None = None) -> int:
     parser.add_argument("--precision", default="32-true")
     parser.add_argument("--minutes", type=float, help="stop before so many minutes are over")
     parser.add_argument("--archs", nargs="+", help="other networks than the preset's")
+    parser.add_argument("--static", nargs="+", help="other networks for Fig. 4")
     parser.add_argument("--deltas", nargs="+", type=float)
     parser.add_argument("--seeds", nargs="+", type=int)
     parser.add_argument("--reference", type=Path, help="a checkout of the authors' repository: ask its code in Table 3")
@@ -54,7 +56,7 @@ def main(words: list[str] | None = None) -> int:
         parser.error("table4 needs --imagenet: the name of a data set of large images")
     preset = changed(
         PRESETS[options.preset],
-        {name: value and tuple(value) for name, value in vars(options).items() if name in ("archs", "deltas", "seeds")},
+        {name: value and tuple(value) for name, value in vars(options).items() if name in CHANGED},
     )
     out = options.out or Path("runs", "paper", options.preset)
     fabric = Fabric(accelerator=options.accelerator, devices=1, precision=options.precision)
