@@ -26,8 +26,9 @@ from rich.console import Console
 from benchmarks.paper.authors import Reference, Rule
 from benchmarks.paper.experiments import EXPERIMENTS, table4
 from benchmarks.paper.lab import Lab
-from benchmarks.paper.outcome import Outcome
+from benchmarks.paper.outcome import Outcome, put
 from benchmarks.paper.presets import PRESETS, changed
+from benchmarks.processes import describe
 from conet_fx import data
 
 CHANGED = ("archs", "static", "deltas", "seeds")  # fields of a preset that are options too
@@ -50,6 +51,7 @@ def main(words: list[str] | None = None) -> int:
     parser.add_argument("--static", nargs="+", help="other networks for Fig. 4")
     parser.add_argument("--deltas", nargs="+", type=float)
     parser.add_argument("--seeds", nargs="+", type=int)
+    parser.add_argument("--markdown", type=Path, help="write the tables into this page too, each between its marks")
     parser.add_argument("--reference", type=Path, help="a checkout of the authors' repository: ask its code in Table 3")
     options = parser.parse_args(words)
     if (options.table == "table4") and not options.imagenet:
@@ -63,7 +65,7 @@ def main(words: list[str] | None = None) -> int:
     images = data.load(options.data, root=options.root, image_size=preset.image_size)
     authors = functools.partial(Reference, options.reference) if options.reference else Rule
     lab = Lab(preset, images, fabric, out, name=options.name, authors=authors)
-    device = "CPU" if fabric.device.type == "cpu" else _card(fabric)
+    device = describe() if fabric.device.type == "cpu" else f"{_card(fabric)}, {describe()}"
     console = Console(width=max(120, Console().width))
     try:
         with _limited(options.minutes):
@@ -76,6 +78,13 @@ def main(words: list[str] | None = None) -> int:
                     outcomes = EXPERIMENTS[name](lab)
                 for number, outcome in enumerate(outcomes, start=1):
                     _give(outcome, console, out / (name if len(outcomes) == 1 else f"{name}-{number}"), device)
+                if options.markdown:
+                    put(
+                        options.markdown,
+                        name,
+                        outcomes,
+                        f"`python -m benchmarks.paper {name} {_shown(words)}`, {device}",
+                    )
     except _OutOfTimeError:
         print(f"{options.minutes:g} minutes are over: the same command goes on", file=sys.stderr)
         return UNFINISHED
@@ -115,6 +124,20 @@ def _chosen(table: str, imagenet: bool) -> list[str]:
     if table != "all":
         return [table]
     return [*EXPERIMENTS, "table4"] if imagenet else list(EXPERIMENTS)
+
+
+def _shown(words: list[str] | None) -> str:
+    """The options of this command that say what is measured, without folders."""
+    given = iter(sys.argv[1:] if words is None else words)
+    kept = []
+    for word in given:
+        if word in ("--out", "--root", "--markdown", "--minutes", "--reference"):
+            next(given)
+        elif word.startswith("folder:"):
+            kept.append("folder:DIR")
+        else:
+            kept.append(word)
+    return " ".join(kept[1:])
 
 
 def _give(outcome: Outcome, console: Console, path: Path, device: str) -> None:

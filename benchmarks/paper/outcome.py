@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -50,6 +50,13 @@ class Outcome:
         for note in self.notes:
             console.print(note, markup=False, highlight=False)
 
+    def markdown(self) -> str:
+        """The table without columns that have nothing to tell, and the notes."""
+        kept = [n for n in range(len(self.columns)) if any(row[n] is not None for row in self.rows)]
+        lines = [f"**{self.title}**", "", _line(self.columns[n] for n in kept), _line("---" for _ in kept)]
+        lines += [_line("" if row[n] is None else _text(row[n]) for n in kept) for row in self.rows]
+        return "\n".join([*lines, "", *(f"* {note}" for note in self.notes)]).rstrip() + "\n"
+
     def write(self, path: Path) -> list[Path]:
         """``path`` with .json, and with .svg where there are curves."""
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -76,6 +83,24 @@ class Outcome:
         axes.legend()
         figure.savefig(file, metadata={"Date": None})
         return file
+
+
+def put(page: Path, name: str, outcomes: Sequence[Outcome], how: str) -> None:
+    """Write ``how`` the outcomes came about, and them, between ``<!-- NAME: begin -->`` and ``end`` of a page.
+
+    Marks that are missing are added at the end.
+    """
+    begin, end = f"<!-- {name}: begin -->\n", f"<!-- {name}: end -->\n"
+    text = page.read_text(encoding="utf-8") if page.exists() else ""
+    if begin not in text:
+        text += f"\n{begin}{end}"
+    before, _, rest = text.partition(begin)
+    body = "\n".join([f"{how}\n", *(outcome.markdown() for outcome in outcomes)])
+    page.write_text(before + begin + body + end + rest.partition(end)[2], encoding="utf-8")
+
+
+def _line(cells: Iterable[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
 
 
 def _text(cell: Cell) -> str:

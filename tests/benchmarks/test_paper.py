@@ -100,6 +100,24 @@ def test_it_ends_in_time_and_goes_on(
     assert command.main(words) == 0
 
 
+def test_tables_are_written_between_their_marks(out: Path, tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("Before.\n\n<!-- fig6: begin -->\nold\n<!-- fig6: end -->\nAfter.\n")
+    words = ["fig6", "--preset", "smoke", "--out", str(out), "--markdown", str(page)]
+    assert command.main(words) == 0
+    once = page.read_text()
+    assert command.main(words) == 0
+    assert page.read_text() == once
+    assert once.startswith("Before.\n\n<!-- fig6: begin -->\n`python -m benchmarks.paper fig6 --preset smoke`, ")
+    assert "| tests.tiny:TinyNet | 0.001 | 1 |" in once
+    assert once.endswith("<!-- fig6: end -->\nAfter.\n")
+    assert "old" not in once
+    command.main(["table3", *words[1:]])
+    assert page.read_text().startswith(once)
+    assert "paper: top-1" not in page.read_text()  # nothing to tell of these data
+    assert "* found against constant at equal parameters" in page.read_text()
+
+
 def test_table_4_needs_large_images(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         command.main(["table4", "--preset", "smoke"])
