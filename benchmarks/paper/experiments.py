@@ -42,10 +42,10 @@ def _paper(lab: Lab, arch: str) -> list[Curve]:
 
 def _curves(trained: Sequence[Evaluation]) -> list[Curve]:
     """Accuracy by parameters, a curve for each way to choose widths."""
-    curves = []
+    drawn = []
     for label in dict.fromkeys(each.label for each in trained):
         of_label = sorted((each for each in trained if each.label == label), key=lambda each: each.params)
-        curves.append(
+        drawn.append(
             Curve(
                 label,
                 [each.params for each in of_label],
@@ -53,7 +53,7 @@ def _curves(trained: Sequence[Evaluation]) -> list[Curve]:
                 [100 * spread(each.accuracies) for each in of_label],
             )
         )
-    return curves
+    return drawn
 
 
 AXES = ("parameters", "test top-1, percent")

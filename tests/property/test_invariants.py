@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 import subprocess
 import sys
 import tempfile
@@ -21,6 +22,7 @@ from torch.utils import _pytree as pytree
 
 import conet_fx
 from conet_fx import recipe
+from conet_fx.errors import RecipeError
 from conet_fx.plan import ChannelPlan, analyze
 from tests.passes.battery import counting, masked
 from tests.property.networks import OPERATORS, Program, RandomNet, programs, randomize, sample
@@ -203,6 +205,26 @@ def test_what_is_saved_is_loaded(program: Program, picks: Picks) -> None:
     assert loaded.code == resized.code
     assert list(loaded.state_dict()) == list(resized.state_dict())
     for found, expected in zip(run(loaded, program), run(resized, program), strict=True):
+        assert torch.equal(found, expected)
+
+
+@EXAMPLES
+@given(programs(SAVED), PICKS)
+def test_what_is_applied_computes_the_same_or_is_refused(program: Program, picks: Picks) -> None:
+    """A forward that spells a width out is refused; no other one is, and none computes anything else."""
+    model = network(program)
+    with tempfile.TemporaryDirectory() as folder:
+        resized = saved(program, picks, Path(folder))
+        applied, refusal = None, ""
+        try:
+            applied = recipe.apply(model, folder)
+        except RecipeError as error:
+            refusal = str(error)
+    if applied is None:
+        assert re.search(r"because its code spells them out: \d+ .*where the recipe has \d+, in [\w ]+ at ", refusal)
+        return
+    assert list(applied.state_dict()) == list(model.state_dict())
+    for found, expected in zip(run(applied, program), run(resized, program), strict=True):
         assert torch.equal(found, expected)
 
 
