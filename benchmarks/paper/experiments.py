@@ -288,18 +288,24 @@ def figure6(lab: Lab) -> list[Outcome]:
     outcomes = []
     for arch in lab.preset.archs:
         rows: list[tuple[Cell, ...]] = []
-        curves = []
+        drawn = []
         for delta in lab.preset.deltas:
             history = lab.search(arch, delta=delta).history
             for trial in history:
                 actions = [group.action for group in trial.groups.values()]
                 counts = [actions.count(action) for action in ("expand", "shrink", "stop")]
-                rows.append((arch, delta, trial.number, trial.params, mean(list(trial.sizes.values())), *counts))
-            widths = [mean(list(trial.sizes.values())) for trial in history]
-            curves.append(Curve(f"delta {delta:g}", [trial.number for trial in history], widths))
-        columns = ("network", "delta", "trial", "parameters", "mean size", "expand", "shrink", "stop")
+                silent = sum(max(group.ranks) == 0 for group in trial.groups.values())
+                widths = mean(list(trial.sizes.values()))
+                slope = mean([group.slope for group in trial.groups.values()])
+                rows.append((arch, delta, trial.number, trial.params, widths, slope, silent, *counts))
+            sizes = [mean(list(trial.sizes.values())) for trial in history]
+            drawn.append(Curve(f"delta {delta:g}", [trial.number for trial in history], sizes))
+        columns = (
+            *("network", "delta", "trial", "parameters", "mean size", "mean slope", "groups of rank 0"),
+            *("expand", "shrink", "stop"),
+        )
         title = f"Fig. 6, {arch}, {lab.name}"
-        outcomes.append(Outcome(title, columns, rows, (), curves, ("trial", "mean channel size")))
+        outcomes.append(Outcome(title, columns, rows, (), drawn, ("trial", "mean channel size")))
     return outcomes
 
 
