@@ -21,6 +21,11 @@ from conet_fx.search.run_dir import RunDirectory
 from conet_fx.search.signals import Signals
 from conet_fx.search.trial import TrialTraining
 
+TOO_SHORT = (
+    "in half of the groups or more the probe finds no rank: their slope of 0 says that trials are too short, not that "
+    "the groups are too large. Raise epochs_per_trial or lr, or take smaller batches"
+)
+
 
 class Journal:
     """Follows a search; a context manager. Of several processes the first one writes and shows.
@@ -124,3 +129,5 @@ class Journal:
             self._run.save_history(self.history)
         for observer in self._observers:
             observer.trial(trial)
+        if 2 * len(trial.without_rank) >= len(trial.groups):
+            self._display.note(TOO_SHORT)

@@ -22,7 +22,8 @@ from tests.tiny import QUICK, TinyNet, tiny_loader
 
 def search(model: nn.Module | None = None, loader: Any = None, **settings: Any) -> conet_fx.SearchResult:
     loader = tiny_loader() if loader is None else loader
-    return conet_fx.optimize(TinyNet() if model is None else model, loader, progress=False, **{**QUICK, **settings})
+    settings = {**QUICK, "progress": False, **settings}
+    return conet_fx.optimize(TinyNet() if model is None else model, loader, **settings)
 
 
 def without_times(trials: Any) -> list[dict[str, Any]]:
@@ -104,6 +105,30 @@ def test_search_ends_when_every_group_has_stopped() -> None:
     result = search(delta=1e9, gamma=0.9, trials=50, min_channels=6)
     assert len(result.history) < 50
     assert all(record.action == "stop" for record in result.history[-1].groups.values())
+
+
+def test_tells_once_that_trials_are_too_short(capsys: pytest.CaptureFixture[str]) -> None:
+    result = search(trials=2, progress=True)
+    assert [trial.without_rank for trial in result.history] == [["a", "b"], ["a", "b"]]
+    for trial in result.history:
+        assert all(group.reason.endswith("no rank was found in any epoch") for group in trial.groups.values())
+    assert capsys.readouterr().err.count("the probe finds no rank") == 1
+
+
+def test_says_nothing_of_ranks_that_are_there(capsys: pytest.CaptureFixture[str]) -> None:
+    def train_epoch(model: nn.Module, optimizer: Any, loader: Any, fabric: Any) -> float:
+        for module in model.modules():
+            if isinstance(module, nn.Conv2d):
+                with torch.no_grad():
+                    module.weight.copy_(torch.eye(*module.weight.shape[:2])[:, :, None, None].expand_as(module.weight))
+                    module.weight[2:] = 0
+        return 1.0
+
+    result = search(trials=1, progress=True, train_epoch=train_epoch)
+    assert result.history[0].without_rank == []
+    text = capsys.readouterr().err
+    assert "trial 1/1" in text
+    assert "rank" not in text
 
 
 def test_trained_weights_are_carried_to_the_found_sizes() -> None:

@@ -38,6 +38,7 @@ class Progress:
         self._began = time.monotonic()
         self._loss: float | None = None
         self._accuracy: float | None = None
+        self._notes: set[str] = set()
 
     def __enter__(self) -> Self:
         self._began = time.monotonic()
@@ -62,11 +63,20 @@ class Progress:
         """Epoch ``number`` of the trial has ended with this mean training loss and top-1 in [0, 1]."""
         self._epoch, self._loss, self._accuracy = number, loss, accuracy
         self._seen += 1
-        if number == self._epochs and self._enabled:
-            if self._live:
-                self._live.console.print(self._line(), highlight=False, markup=False)
-            else:
-                self._console.print(self._line(), highlight=False, markup=False, soft_wrap=True)
+        if number == self._epochs:
+            self._print(self._line())
+
+    def note(self, words: str) -> None:
+        """Something that the user should know, in a line of its own; the same words once."""
+        if words not in self._notes:
+            self._notes.add(words)
+            self._print(words)
+
+    def _print(self, words: str) -> None:
+        if self._enabled and self._live:
+            self._live.console.print(words, highlight=False, markup=False)
+        elif self._enabled:
+            self._console.print(words, highlight=False, markup=False, soft_wrap=True)
 
     def _done(self) -> int:
         """Epochs behind us, those of trials before a resume included."""

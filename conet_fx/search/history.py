@@ -73,6 +73,11 @@ class Trial:
     groups: Mapping[str, GroupTrial]
     seconds: float
 
+    @property
+    def without_rank(self) -> list[str]:
+        """The groups in which the probe found no rank after any epoch: a slope of 0 tells nothing of their size."""
+        return [name for name, group in self.groups.items() if not any(group.ranks)]
+
     def to_json(self) -> str:
         """One line of ``history.jsonl``; it ends in its own checksum."""
         record = json.dumps(dataclasses.asdict(self), allow_nan=False)

@@ -31,6 +31,8 @@ def judge(
     bounds = {"quantum": group.quantum, "minimum": group.minimum}
     after = decide(state, slope, condition, config, **bounds)
     why = reason(state, slope, condition, config, **bounds)
+    if not (any(ranks) or state.stopped):
+        why += "; no rank was found in any epoch"
     assert after.last_action is not None
     return after, GroupTrial(
         size=state.size,
