@@ -124,11 +124,12 @@ def figure7(lab: Lab) -> list[Outcome]:
 
 
 def table2(lab: Lab) -> list[Outcome]:
-    """Table 2: epochs of a trial, and the first scale factor phi."""
+    """Table 2: epochs of a trial, and the first scale factor phi; beside each, one constant width."""
     outcomes = []
     for arch in lab.preset.archs:
+        plan = lab.plan(arch)
         rows: list[tuple[Cell, ...]] = []
-        points: list[Evaluation] = []
+        pairs: list[tuple[Evaluation, Evaluation]] = []
         for name, values in (
             ("epochs_per_trial", lab.preset.ablation_epochs),
             ("phi", lab.preset.ablation_phis),
@@ -136,12 +137,21 @@ def table2(lab: Lab) -> list[Outcome]:
             for value in values:
                 found = lab.search(arch, **{name: value})
                 trained = lab.train(arch, name, found.sizes)
-                points.append(trained)
-                slopes = [group.slope for group in found.history[-1].groups.values()]
-                rows.append((arch, name, value, trained.params, accuracy(trained), mean(slopes)))
-        columns = ("network", "setting", "value", "parameters", "top-1 %", "mean slope, last trial")
+                constant = lab.train(arch, f"constant, {name}", uniform_sizes(plan, trained.params, 2))
+                pairs.append((trained, constant))
+                last = found.history[-1]
+                slope = mean([group.slope for group in last.groups.values()])
+                silent = len(last.without_rank)
+                row = (arch, name, value, trained.params, slope, silent, accuracy(trained), accuracy(constant))
+                rows.append(row)
+        columns = (
+            *("network", "setting", "value", "parameters", "mean slope, last trial", "groups of rank 0, last trial"),
+            *("top-1 %", "constant: top-1 %"),
+        )
+        notes = [f"found against constant: {difference([p[0] for p in pairs], [p[1] for p in pairs])}"]
         title = f"Table 2, {arch}, {lab.name}"
-        outcomes.append(Outcome(title, columns, rows, (), _curves(points), AXES))
+        everything = [each for pair in pairs for each in pair]
+        outcomes.append(Outcome(title, columns, rows, notes, _curves(everything), AXES))
     return outcomes
 
 
@@ -294,7 +304,7 @@ def figure6(lab: Lab) -> list[Outcome]:
             for trial in history:
                 actions = [group.action for group in trial.groups.values()]
                 counts = [actions.count(action) for action in ("expand", "shrink", "stop")]
-                silent = sum(max(group.ranks) == 0 for group in trial.groups.values())
+                silent = len(trial.without_rank)
                 widths = mean(list(trial.sizes.values()))
                 slope = mean([group.slope for group in trial.groups.values()])
                 rows.append((arch, delta, trial.number, trial.params, widths, slope, silent, *counts))
