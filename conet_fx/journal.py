@@ -13,6 +13,7 @@ from conet_fx.plan import ChannelPlan
 from conet_fx.report.network import save_network
 from conet_fx.report.observer import Observer, told
 from conet_fx.report.progress import Progress
+from conet_fx.search.advice import advice
 from conet_fx.search.checkpoint import Checkpoint, Saver, discard_checkpoints, read_checkpoint
 from conet_fx.search.config import SearchConfig
 from conet_fx.search.distributed import Distributed
@@ -20,11 +21,6 @@ from conet_fx.search.history import Epoch, Trial
 from conet_fx.search.run_dir import RunDirectory
 from conet_fx.search.signals import Signals
 from conet_fx.search.trial import TrialTraining
-
-TOO_SHORT = (
-    "in half of the groups or more the probe finds no rank: their slope of 0 says that trials are too short, not that "
-    "the groups are too large. Raise epochs_per_trial or lr, or take smaller batches"
-)
 
 
 class Journal:
@@ -62,6 +58,7 @@ class Journal:
         self._display = Progress(
             enabled=progress and together.first, trials=config.trials, epochs=config.epochs_per_trial
         )
+        self._advised: set[str] = set()
         self._signals: Signals | None = None
         self._saver: Saver | None = None
         self.trained: Mapping[str, Any] | None = None
@@ -129,5 +126,7 @@ class Journal:
             self._run.save_history(self.history)
         for observer in self._observers:
             observer.trial(trial)
-        if 2 * len(trial.without_rank) >= len(trial.groups):
-            self._display.note(TOO_SHORT)
+        for each in advice(self._plan.groups, trial, self._config):
+            if each.kind not in self._advised:
+                self._advised.add(each.kind)
+                self._display.note(each.words)

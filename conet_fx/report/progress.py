@@ -38,7 +38,6 @@ class Progress:
         self._began = time.monotonic()
         self._loss: float | None = None
         self._accuracy: float | None = None
-        self._notes: set[str] = set()
 
     def __enter__(self) -> Self:
         self._began = time.monotonic()
@@ -67,10 +66,8 @@ class Progress:
             self._print(self._line())
 
     def note(self, words: str) -> None:
-        """Something that the user should know, in a line of its own; the same words once."""
-        if words not in self._notes:
-            self._notes.add(words)
-            self._print(words)
+        """Something that the user should know, in a line of its own."""
+        self._print(words)
 
     def _print(self, words: str) -> None:
         if self._enabled and self._live:
