@@ -126,7 +126,7 @@ class Journal:
             self._run.save_history(self.history)
         for observer in self._observers:
             observer.trial(trial)
-        for each in advice(self._plan.groups, trial, self._config):
+        for each in advice(self._plan.groups, trial, self._config.delta):
             if each.kind not in self._advised:
                 self._advised.add(each.kind)
                 self._display.note(each.words)

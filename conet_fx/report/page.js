@@ -60,6 +60,8 @@ function fillGroups() {
 }
 
 place("summary").textContent = run.summary;
+place("advice").textContent = run.advice.join(" ");
+place("advice").hidden = !run.advice.length;
 place("tiles").append(...run.tiles.map(tile => h("div", {},
   h("dt", {}, tile.title),
   h("dd", {}, tile.from ? h("span", { class: "from" }, `${tile.from} → `) : null, tile.to),

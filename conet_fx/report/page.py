@@ -61,6 +61,7 @@ def payload(run: Run) -> dict[str, Any]:
     ]
     return {
         "summary": _summary(run),
+        "advice": [f"{words[0].upper()}{words[1:]}." for words in run.advice],
         "tiles": _tiles(run),
         "networks": networks,
         "groups": groups,

@@ -28,6 +28,7 @@ class Run:
         groups: the writers (module paths) of every group, frozen ones too, in network order.
         readers: the layers that read it, likewise.
         network: the labelled graph, where it is known.
+        advice: reasons to distrust the decisions, each with what to do.
     """
 
     model: str
@@ -40,6 +41,7 @@ class Run:
     groups: Mapping[str, tuple[str, ...]]
     readers: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
     network: Network | None = None
+    advice: Sequence[str] = ()
 
     @property
     def free(self) -> list[str]:

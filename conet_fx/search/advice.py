@@ -9,7 +9,6 @@ from collections.abc import Iterator, Sequence
 from typing import Literal
 
 from conet_fx.plan import ChannelGroup
-from conet_fx.search.config import SearchConfig
 from conet_fx.search.history import Trial
 
 
@@ -34,8 +33,8 @@ def slope_step(group: ChannelGroup, trial: Trial) -> float:
     return 1 / steps if steps else math.inf
 
 
-def advice(groups: Sequence[ChannelGroup], trial: Trial, config: SearchConfig) -> Iterator[Advice]:
-    """What to say of a trial; nothing where its slopes can be trusted."""
+def advice(groups: Sequence[ChannelGroup], trial: Trial, delta: float) -> Iterator[Advice]:
+    """What to say of a trial that was judged with this ``delta``; nothing where its slopes can be trusted."""
     moving = [group for group in groups if group.name in trial.groups]
     if len(trial.epochs) == 1:
         yield Advice(
@@ -50,11 +49,11 @@ def advice(groups: Sequence[ChannelGroup], trial: Trial, config: SearchConfig) -
             "batches",
         )
     step = statistics.median(slope_step(group, trial) for group in moving)
-    if config.delta < step < math.inf:
-        enough = 1 + math.ceil(step * (len(trial.epochs) - 1) / config.delta)
+    if delta < step < math.inf:
+        enough = 1 + math.ceil(step * (len(trial.epochs) - 1) / delta)
         yield Advice(
             "small delta",
-            f"delta {config.delta:g} is less than what one singular value more in one layer adds to a slope "
+            f"delta {delta:g} is less than what one singular value more in one layer adds to a slope "
             f"({step:.2g} in half of the groups or more), so chance decides. Take epochs_per_trial={enough} or more, "
             "start from more channels, or raise delta",
         )

@@ -6,13 +6,17 @@ import dataclasses
 import json
 import math
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+import conet_fx
 from conet_fx.report import Run, page
+from conet_fx.report.collect import collect
 from conet_fx.report.page import RANK, RATE
 from tests.report.synthetic import searched_network, synthetic_run
+from tests.tiny import QUICK, TinyNet, tiny_loader
 
 
 def embedded(text: str) -> Any:
@@ -46,6 +50,19 @@ def test_holds_the_run(run: Run) -> None:
         "note": "± 0.16 over 5 seeds",
     }
     assert data["summary"] == "δ = 0.07 · 12 of 14 channel groups free to change · 8 trials, 40 epochs, 3 min 00 s"
+
+
+def test_says_what_is_wrong_with_the_slopes(run: Run) -> None:
+    assert embedded(page(run))["advice"] == []
+    doubtful = dataclasses.replace(run, advice=("trials are too short", "delta is too small"))
+    assert embedded(page(doubtful))["advice"] == ["Trials are too short.", "Delta is too small."]
+
+
+def test_the_advice_is_read_from_a_run_directory(tmp_path: Path) -> None:
+    conet_fx.optimize(TinyNet(), tiny_loader(), run_dir=tmp_path, progress=False, **{**QUICK, "trials": 2})
+    first, second = collect(tmp_path).advice
+    assert first.startswith("the probe finds no rank in 2 of 2 groups")
+    assert second.startswith("delta 0.0075 is less than")
 
 
 def test_without_evaluations_the_last_trial_stands_for_the_found_network(run: Run) -> None:

@@ -107,7 +107,10 @@ def test_every_chart_has_its_marks(browser: Page, run: Run, tmp_path: Path) -> N
 
 
 def test_pointing_tells_the_value(browser: Page, run: Run, tmp_path: Path) -> None:
+    show(browser, dataclasses.replace(run, advice=("trials are too short",)), tmp_path)
+    assert browser.evaluate("document.getElementById('advice').offsetHeight > 0") is True
     show(browser, run, tmp_path)
+    assert browser.evaluate("document.getElementById('advice').offsetHeight") == 0
     names = list(run.trials[0].groups)
     row, column = 6, 4
     decision = run.trials[column].groups[names[row]]

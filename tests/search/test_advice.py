@@ -8,7 +8,6 @@ import pytest
 
 from conet_fx.plan import ChannelGroup
 from conet_fx.probe import LayerMetrics
-from conet_fx.search import SearchConfig
 from conet_fx.search.advice import advice, slope_step
 from conet_fx.search.history import Epoch, GroupTrial, Trial
 
@@ -30,8 +29,8 @@ def trial(epochs: int, ranks: float = 0.5, size: int = 32) -> Trial:
     return Trial(1, {"a": size, "b": size, "head": 10}, 1, 1, each, {"a": record, "b": record}, 1.0)
 
 
-def kinds(of: Trial, **settings: float) -> list[str]:
-    return [each.kind for each in advice(GROUPS, of, SearchConfig(**settings))]  # type: ignore[arg-type]
+def kinds(of: Trial, delta: float = 0.0075) -> list[str]:
+    return [each.kind for each in advice(GROUPS, of, delta)]
 
 
 def test_a_step_is_one_singular_value_in_one_layer() -> None:
@@ -53,7 +52,7 @@ def test_a_delta_below_one_step(epochs: int, said: list[str]) -> None:
 
 
 def test_the_epochs_that_it_asks_for_are_enough() -> None:
-    [told] = advice(GROUPS, trial(2), SearchConfig(delta=0.0021))
+    [told] = advice(GROUPS, trial(2), delta=0.0021)
     enough = int(told.words.partition("epochs_per_trial=")[2].split()[0])
     assert kinds(trial(enough), delta=0.0021) == []
     assert kinds(trial(enough - 1), delta=0.0021) == ["small delta"]
