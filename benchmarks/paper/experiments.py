@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from scipy import stats
 
@@ -12,7 +12,7 @@ from benchmarks.paper.authors import agreement
 from benchmarks.paper.lab import Found, Lab
 from benchmarks.paper.outcome import Cell, Curve, Outcome, accuracy, difference, mean, spread
 from benchmarks.paper.pruned import PRUNERS
-from benchmarks.paper.published import IMAGENET, Published, curves, sweep
+from benchmarks.paper.published import IMAGENET, Published, advantages, curves, sweep
 from benchmarks.paper.rivals import random_widths, rivals, scaled_widths, transferred
 from conet_fx.evaluate import uniform_sizes
 from conet_fx.plan import ChannelGroup, ChannelPlan
@@ -54,6 +54,14 @@ def _curves(trained: Sequence[Evaluation]) -> list[Curve]:
             )
         )
     return drawn
+
+
+def _advantages(lab: Lab, arch: str) -> Iterator[str]:
+    """What the paper's own curves tell of searched networks and others of as many parameters."""
+    for rival in ("scaled", "random"):
+        points = [f"{lead:+.2f} at {params:g} M" for params, lead in advantages(lab.name, arch, rival)]
+        if points:
+            yield f"paper: found against {rival}, points: {', '.join(points)}"
 
 
 AXES = ("parameters", "test top-1, percent")
@@ -116,7 +124,7 @@ def figure7(lab: Lab) -> list[Outcome]:
             for pair in zip(lab.preset.deltas, found, scaled, strict=True)
             for delta, each in ((pair[0], pair[1]), (pair[0], pair[2]))
         ]
-        notes = [f"found against scaled: {difference(found, scaled)}"]
+        notes = [f"found against scaled: {difference(found, scaled)}", *_advantages(lab, arch)]
         title = f"Fig. 7, {arch}, {lab.name}"
         drawn = _curves([*found, *scaled]) + _paper(lab, arch)
         outcomes.append(Outcome(title, COLUMNS, rows, notes, drawn, AXES, log=True))

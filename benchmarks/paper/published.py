@@ -9,7 +9,10 @@ points that a table has too.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
+
+import numpy as np
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,3 +100,14 @@ def curves(data: str, arch: str) -> dict[str, list[Published]]:
     known = {"found": [each for each in found if each]}
     known |= {label: list(points) for (of, network, label), points in RIVALS.items() if (of, network) == (data, arch)}
     return {label: sorted(points, key=lambda each: each.params) for label, points in known.items() if points}
+
+
+def advantages(data: str, arch: str, rival: str) -> list[tuple[float, float]]:
+    """(million parameters, points of top-1) by which the paper's searched networks lead those of a rival, at each of
+    their sizes that the rival's curve spans, on straight lines over the logarithm of the parameters.
+    """
+    known = curves(data, arch)
+    found, others = known.get("found", []), known.get(rival, [])
+    logs, tops = [math.log(each.params) for each in others], [each.top1 for each in others]
+    spanned = [each for each in found if others and others[0].params <= each.params <= others[-1].params]
+    return [(each.params, each.top1 - float(np.interp(math.log(each.params), logs, tops))) for each in spanned]

@@ -26,7 +26,7 @@ from benchmarks.paper.lab import Lab, limited
 from benchmarks.paper.outcome import difference
 from benchmarks.paper.presets import PRESETS
 from benchmarks.paper.pruned import PRUNERS, parameters, prune
-from benchmarks.paper.published import Published, curves, sweep
+from benchmarks.paper.published import Published, advantages, curves, sweep
 from conet_fx import data
 from conet_fx.models import build
 from conet_fx.probe import rank_slope
@@ -316,3 +316,10 @@ def test_published_figures_stand_beside_ours() -> None:
     assert list(drawn) == ["found", "random", "scaled"]
     assert [each.params for each in drawn["found"]] == [0.58, 1.25, 2.89, 5.06, 6.25]
     assert curves("digits", "darts7") == {}
+
+
+def test_the_papers_own_lead_at_equal_parameters() -> None:
+    random = dict(advantages("cifar100", "darts7", "random"))
+    assert random.keys() == {1.25, 2.89}, "the sizes that the random networks span"
+    assert random[2.89] == pytest.approx(80.12 - (79.96 + 0.1286 * 0.40), abs=1e-3)
+    assert advantages("cifar100", "darts14", "random") == advantages("digits", "darts7", "scaled") == []
