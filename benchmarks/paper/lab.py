@@ -211,16 +211,17 @@ class Lab:
         known = [dataclasses.replace(each, label=label) for each in run.evaluations()]
         if keep_weights:
             known = [_only(each, lambda seed: _weights_of(folder, seed).is_file()) for each in known]
-        done = {seed for each in known for seed in each.seeds}
+        done = {seed: accuracy for each in known for seed, accuracy in zip(each.seeds, each.accuracies, strict=True)}
 
         def keep(evaluation: Evaluation, trained: nn.Module) -> None:
-            [seed] = set(evaluation.seeds) - done
-            done.add(seed)
+            [seed] = set(evaluation.seeds) - done.keys()
+            done[seed] = evaluation.accuracies[evaluation.seeds.index(seed)]
             if keep_weights:
                 safetensors.torch.save_file(_on_cpu(trained.state_dict()), _weights_of(folder, seed))
-            run.save_evaluations([evaluation])
-            percent = 100 * evaluation.accuracies[evaluation.seeds.index(seed)]
-            self._tell(f"train {arch} {label} ({evaluation.params:,} parameters), seed {seed}: {percent:.2f} %")
+            # seeds that this preset does not have stay known
+            run.save_evaluations([dataclasses.replace(evaluation, seeds=(*done,), accuracies=(*done.values(),))])
+            percent = f"{100 * done[seed]:.2f} %"
+            self._tell(f"train {arch} {label} ({evaluation.params:,} parameters), seed {seed}: {percent}")
 
         def load(module: nn.Module) -> None:
             if weights is not None and isinstance(module, fx.GraphModule):

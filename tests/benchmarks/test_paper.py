@@ -256,6 +256,19 @@ def test_pruned_networks_have_as_many_parameters_and_keep_the_classes(pruner: st
         prune(network, images, pruner, 1_000)
 
 
+def test_other_seeds_stay_known(tmp_path: Path) -> None:
+    told: list[str] = []
+    images = data.load("digits", image_size=8)
+    for seeds, trained in (((0, 1), 2), ((2,), 1), ((2, 0), 0), ((0, 1, 2), 0)):
+        preset = dataclasses.replace(PRESETS["smoke"], seeds=seeds)
+        lab = Lab(preset, images, Fabric(accelerator="cpu", devices=1), tmp_path, tell=told.append)
+        told.clear()
+        found = lab.train(preset.archs[0], "x", {group.name: 4 for group in lab.plan(preset.archs[0]).free})
+        assert found.seeds == seeds
+        assert len(found.accuracies) == len(seeds)
+        assert len(told) == trained
+
+
 def test_a_pruned_network_goes_on_with_its_weights(out: Path, tmp_path: Path) -> None:
     """The wide network gets its own weights, the cut one those that are left."""
     preset = dataclasses.replace(PRESETS["smoke"], final_lr=1e-12, seeds=(3,))
