@@ -21,7 +21,7 @@ import conet_fx
 from benchmarks.paper import __main__ as command
 from benchmarks.paper import rivals
 from benchmarks.paper.authors import Reference, Rule, agreement
-from benchmarks.paper.experiments import EXPERIMENTS
+from benchmarks.paper.experiments import EXPERIMENTS, table4
 from benchmarks.paper.lab import Lab, limited
 from benchmarks.paper.outcome import difference
 from benchmarks.paper.presets import PRESETS
@@ -33,6 +33,7 @@ from conet_fx.probe import rank_slope
 from conet_fx.search import SearchConfig
 from conet_fx.search.decisions import GroupState, decide
 from conet_fx.search.history import Evaluation, GroupTrial, Trial
+from tests.data.test_load import write_tree
 
 
 @pytest.fixture(scope="module")
@@ -122,6 +123,26 @@ def test_table_4_needs_large_images(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         command.main(["table4", "--preset", "smoke"])
     assert "--imagenet" in capsys.readouterr().err
+
+
+def test_table_4_trains_on_a_folder_of_large_images(tmp_path: Path) -> None:
+    images = write_tree(tmp_path / "images", "val")
+    preset = dataclasses.replace(
+        PRESETS["smoke"],
+        transfers=(("resnet18_cifar", "resnet18_cifar"),),
+        transfer_deltas=(0.001,),
+        seeds=(0,),
+        trials=1,
+        initial_channels=8,
+        min_channels=4,
+    )
+    fabric, out = Fabric(accelerator="cpu", devices=1), tmp_path / "out"
+    small = Lab(preset, data.load("digits", image_size=8), fabric, out)
+    large = Lab(preset, data.load(f"folder:{images}", image_size=32), fabric, out, name="imagenet")
+    [outcome] = table4(small, large)
+    assert [(row[1], row[2]) for row in outcome.rows] == [("original", None), ("found", 0.001), ("constant", 0.001)]
+    assert outcome.rows[1][3] == pytest.approx(outcome.rows[2][3], rel=0.1)
+    assert (large.data.shape, large.data.classes) == ((3, 32, 32), 2)
 
 
 def test_part_of_the_data_is_the_same_part_each_time() -> None:
