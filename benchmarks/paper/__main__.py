@@ -27,11 +27,12 @@ from benchmarks.paper.authors import Reference, Rule
 from benchmarks.paper.experiments import EXPERIMENTS, table4
 from benchmarks.paper.lab import Lab
 from benchmarks.paper.outcome import Outcome, put
-from benchmarks.paper.presets import PRESETS, changed
+from benchmarks.paper.presets import PRESETS
 from benchmarks.processes import describe
 from conet_fx import data
 
-CHANGED = ("archs", "static", "deltas", "seeds")  # fields of a preset that are options too
+# options that replace a field of the preset
+FIELDS = {"archs": "archs", "static": "static", "deltas": "deltas", "seeds": "seeds", "phis": "ablation_phis"}
 UNFINISHED = 75  # EX_TEMPFAIL of sysexits.h: try again
 
 
@@ -51,15 +52,14 @@ def main(words: list[str] | None = None) -> int:
     parser.add_argument("--static", nargs="+", help="other networks for Fig. 4")
     parser.add_argument("--deltas", nargs="+", type=float)
     parser.add_argument("--seeds", nargs="+", type=int)
+    parser.add_argument("--phis", nargs="+", type=float, help="other first scale factors for Table 2")
     parser.add_argument("--markdown", type=Path, help="write the tables into this page too, each between its marks")
     parser.add_argument("--reference", type=Path, help="a checkout of the authors' repository: ask its code in Table 3")
     options = parser.parse_args(words)
     if (options.table == "table4") and not options.imagenet:
         parser.error("table4 needs --imagenet: the name of a data set of large images")
-    preset = changed(
-        PRESETS[options.preset],
-        {name: value and tuple(value) for name, value in vars(options).items() if name in CHANGED},
-    )
+    given = {field: tuple(value) for name, field in FIELDS.items() if (value := vars(options)[name])}
+    preset = dataclasses.replace(PRESETS[options.preset], **given)
     out = options.out or Path("runs", "paper", options.preset)
     fabric = Fabric(accelerator=options.accelerator, devices=1, precision=options.precision)
     images = data.load(options.data, root=options.root, image_size=preset.image_size)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Literal
 
 
 @dataclasses.dataclass(frozen=True)
@@ -158,8 +158,3 @@ PRESETS: Mapping[str, Preset] = {
         recipes="cifar",
     ),
 }
-
-
-def changed(preset: Preset, settings: Mapping[str, Any]) -> Preset:
-    """A preset with other values for what is not None."""
-    return dataclasses.replace(preset, **{name: value for name, value in settings.items() if value is not None})
