@@ -32,7 +32,14 @@ from benchmarks.processes import describe
 from conet_fx import data
 
 # options that replace a field of the preset
-FIELDS = {"archs": "archs", "static": "static", "deltas": "deltas", "seeds": "seeds", "phis": "ablation_phis"}
+FIELDS = {
+    "archs": "archs",
+    "static": "static",
+    "deltas": "deltas",
+    "seeds": "seeds",
+    "phis": "ablation_phis",
+    "channels": "initial_channels",
+}
 UNFINISHED = 75  # EX_TEMPFAIL of sysexits.h: try again
 
 
@@ -52,14 +59,16 @@ def main(words: list[str] | None = None) -> int:
     parser.add_argument("--static", nargs="+", help="other networks for Fig. 4")
     parser.add_argument("--deltas", nargs="+", type=float)
     parser.add_argument("--seeds", nargs="+", type=int)
+    parser.add_argument("--channels", type=int, help="other channels for searches to start from")
     parser.add_argument("--phis", nargs="+", type=float, help="other first scale factors for Table 2")
     parser.add_argument("--markdown", type=Path, help="write the tables into this page too, each between its marks")
     parser.add_argument("--reference", type=Path, help="a checkout of the authors' repository: ask its code in Table 3")
     options = parser.parse_args(words)
     if (options.table == "table4") and not options.imagenet:
         parser.error("table4 needs --imagenet: the name of a data set of large images")
-    given = {field: tuple(value) for name, field in FIELDS.items() if (value := vars(options)[name])}
-    preset = dataclasses.replace(PRESETS[options.preset], **given)
+    given = {field: value for name, field in FIELDS.items() if (value := vars(options)[name])}
+    listed = {field: tuple(value) if isinstance(value, list) else value for field, value in given.items()}
+    preset = dataclasses.replace(PRESETS[options.preset], **listed)
     out = options.out or Path("runs", "paper", options.preset)
     fabric = Fabric(accelerator=options.accelerator, devices=1, precision=options.precision)
     images = data.load(options.data, root=options.root, image_size=preset.image_size)
