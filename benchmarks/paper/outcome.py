@@ -119,8 +119,9 @@ def spread(values: Sequence[float]) -> float:
 
 
 def accuracy(evaluation: Evaluation) -> str:
-    """Mean and standard deviation over the seeds, percent."""
-    return f"{100 * mean(evaluation.accuracies):.2f} ± {100 * spread(evaluation.accuracies):.2f}"
+    """Mean and standard deviation over the seeds, percent; of one seed its figure."""
+    middle = f"{100 * mean(evaluation.accuracies):.2f}"
+    return middle if len(evaluation.seeds) == 1 else f"{middle} ± {100 * spread(evaluation.accuracies):.2f}"
 
 
 def difference(first: Sequence[Evaluation], second: Sequence[Evaluation]) -> str:

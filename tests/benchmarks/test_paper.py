@@ -23,7 +23,7 @@ from benchmarks.paper import rivals
 from benchmarks.paper.authors import Reference, Rule, agreement
 from benchmarks.paper.experiments import EXPERIMENTS, table4
 from benchmarks.paper.lab import Lab, limited
-from benchmarks.paper.outcome import difference
+from benchmarks.paper.outcome import accuracy, difference
 from benchmarks.paper.presets import PRESETS
 from benchmarks.paper.pruned import PRUNERS, parameters, prune
 from benchmarks.paper.published import Published, advantages, curves, sweep
@@ -350,6 +350,14 @@ def test_published_figures_stand_beside_ours() -> None:
     assert list(drawn) == ["found", "random", "scaled"]
     assert [each.params for each in drawn["found"]] == [0.58, 1.25, 2.89, 5.06, 6.25]
     assert curves("digits", "darts7") == {}
+
+
+def test_one_seed_has_no_spread() -> None:
+    def trained(*accuracies: float) -> Evaluation:
+        return Evaluation("x", {}, 1, 1, accuracies, tuple(range(len(accuracies))), 1)
+
+    assert accuracy(trained(0.5)) == "50.00"
+    assert accuracy(trained(0.5, 0.52)) == "51.00 ± 1.41"
 
 
 def test_the_papers_own_lead_at_equal_parameters() -> None:
