@@ -66,7 +66,7 @@ def main(words: list[str] | None = None) -> int:
     options = parser.parse_args(words)
     if (options.table == "table4") and not options.imagenet:
         parser.error("table4 needs --imagenet: the name of a data set of large images")
-    given = {field: value for name, field in FIELDS.items() if (value := vars(options)[name])}
+    given = {field: value for name, field in FIELDS.items() if (value := vars(options)[name]) is not None}
     listed = {field: tuple(value) if isinstance(value, list) else value for field, value in given.items()}
     preset = dataclasses.replace(PRESETS[options.preset], **listed)
     out = options.out or Path("runs", "paper", options.preset)
@@ -137,7 +137,7 @@ def _chosen(table: str, imagenet: bool) -> list[str]:
 
 def _shown(words: list[str] | None) -> str:
     """The options of this command that say what is measured, without folders."""
-    given = iter(sys.argv[1:] if words is None else words)
+    given = iter([part for word in (sys.argv[1:] if words is None else words) for part in word.split("=", 1)])
     kept = []
     for word in given:
         if word in ("--out", "--root", "--markdown", "--minutes", "--reference"):

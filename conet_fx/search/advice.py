@@ -36,9 +36,12 @@ def slope_step(group: ChannelGroup, trial: Trial) -> float:
 def advice(groups: Sequence[ChannelGroup], trial: Trial, delta: float) -> Iterator[Advice]:
     """What to say of a trial that was judged with this ``delta``; nothing where its slopes can be trusted."""
     moving = [group for group in groups if group.name in trial.groups]
+    if not moving:  # the plan of a run that was killed before it was written
+        return
     if len(trial.epochs) == 1:
         yield Advice(
-            "one epoch", "trials of one epoch have no slope: every group shrinks. Take epochs_per_trial=2 or more"
+            "one epoch",
+            "trials of one epoch have no slope, so groups shrink whatever they are. Take epochs_per_trial=2 or more",
         )
         return
     if 2 * len(trial.without_rank) >= len(moving):

@@ -104,7 +104,7 @@ def test_it_ends_in_time_and_goes_on(
 def test_tables_are_written_between_their_marks(out: Path, tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text("Before.\n\n<!-- fig6: begin -->\nold\n<!-- fig6: end -->\nAfter.\n")
-    words = ["fig6", "--preset", "smoke", "--out", str(out), "--markdown", str(page)]
+    words = ["fig6", "--preset", "smoke", f"--out={out}", "--markdown", str(page)]
     assert command.main(words) == 0
     once = page.read_text()
     assert command.main(words) == 0

@@ -58,6 +58,10 @@ def test_the_epochs_that_it_asks_for_are_enough() -> None:
     assert kinds(trial(enough - 1), delta=0.0021) == ["small delta"]
 
 
+def test_nothing_is_said_without_a_plan() -> None:
+    assert list(advice([], trial(2), 0.0075)) == []
+
+
 def test_no_rank_and_no_slope() -> None:
     assert kinds(trial(20, ranks=0.0)) == ["no rank"]
     assert kinds(trial(1, ranks=0.0)) == ["one epoch"]
