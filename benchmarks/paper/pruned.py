@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,7 +18,8 @@ def prune(network: nn.Module, inputs: Tensor, pruner: str, params: int, round_to
 
     By magnitude: the L1 norm of what writes each channel. By group norm: the L2 norm of all weights of a channel,
     through all layers that depend on it (DepGraph, CVPR 2023), without its sparse training. Both rank the channels of
-    all layers together and leave a layer a tenth of its channels at least; what writes the classes stays whole.
+    all layers together and leave a layer a tenth of its channels, or what an even cut to ``params`` would leave
+    it where that is less; what writes the classes stays whole.
 
     Args:
         inputs: an example, [N, C, H, W], on the CPU as the network is.
@@ -30,9 +32,10 @@ def prune(network: nn.Module, inputs: Tensor, pruner: str, params: int, round_to
     if params >= own:
         raise ValueError(f"the wide network has {own:,} parameters: it cannot be pruned to {params:,}")
     low, high, best = 0.0, 1.0, network
+    most = max(0.9, 1 - math.sqrt(params / own))
     for _ in range(9):
         ratio = (low + high) / 2
-        cut = _cut(copy.deepcopy(network), inputs, pruner, ratio, round_to)
+        cut = _cut(copy.deepcopy(network), inputs, pruner, ratio, most, round_to)
         if abs(parameters(cut) - params) < abs(parameters(best) - params):
             best = cut
         low, high = (ratio, high) if parameters(cut) > params else (low, ratio)
@@ -41,7 +44,7 @@ def prune(network: nn.Module, inputs: Tensor, pruner: str, params: int, round_to
     return best
 
 
-def _cut(network: nn.Module, inputs: Tensor, pruner: str, ratio: float, round_to: int) -> nn.Module:
+def _cut(network: nn.Module, inputs: Tensor, pruner: str, ratio: float, most: float, round_to: int) -> nn.Module:
     try:
         import torch_pruning as tp
     except ModuleNotFoundError as error:
@@ -60,7 +63,7 @@ def _cut(network: nn.Module, inputs: Tensor, pruner: str, ratio: float, round_to
         importance=importance,
         global_pruning=True,
         pruning_ratio=ratio,
-        max_pruning_ratio=0.9,
+        max_pruning_ratio=most,
         round_to=round_to,
         ignored_layers=[m for m in network.modules() if isinstance(m, nn.Linear) and m.out_features == classes],
     ).step()
