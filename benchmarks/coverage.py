@@ -24,6 +24,7 @@ from __future__ import annotations
 import argparse
 import collections
 import copy
+import gc
 import importlib.util
 import json
 import random
@@ -198,6 +199,8 @@ def verdict(check: Callable[[], Any]) -> str:
         check()
     except Exception as error:
         return one_line(error)
+    finally:
+        gc.collect()  # graphs are cycles, and hold networks that fill the memory
     return "ok"
 
 

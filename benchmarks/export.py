@@ -11,7 +11,9 @@ the present ones, seeded), in a process of its own, with one thread and a time l
 * ``source``: ``format="python"``; another process, in which conet_fx cannot be imported, runs it with the saved weights
   (``strict=True``), bit-identical;
 * ``pt2``, ``onnx``: ``format="torch-export"`` and ``"onnx"`` with a batch of any size, checked by running them;
-* where one of these two fails, whether the network as it came does so too, which tells a failure of torch's exporter
+* a network that is traced in pieces (a detector) keeps its class: it is saved and applied, and the ways that need a
+  graph have to say so (``class`` in the table);
+* where a program fails, whether the network as it came does so too, which tells a failure of torch's exporter
   (``torch`` in the table) from one of ours (``FAIL``).
 """
 
@@ -39,6 +41,7 @@ from benchmarks.coverage import chosen, kept_rows, one_line
 from benchmarks.processes import describe, run_in_process, show_results, show_row, work_through, write_rows
 from tests.passes import battery
 
+CLASS = "class"
 CHECKS = ("saved", "loaded", "applied", "source", "pt2", "onnx")
 Row = dict[str, Any]
 
@@ -114,7 +117,13 @@ def ways(
 
     def save() -> None:
         conet_fx.save(resized, plan, folder)
-        safetensors.torch.save_file(as_tensors(resized, model.inputs), folder / "inputs")
+        if isinstance(resized, fx.GraphModule):
+            safetensors.torch.save_file(as_tensors(resized, model.inputs), folder / "inputs")
+
+    def load() -> None:
+        if plan.trace.pieces:
+            conet_fx.load(folder)
+        elsewhere(LOADED, folder, expected)
 
     def apply() -> None:
         applied = conet_fx.apply(model.module, folder)
@@ -132,28 +141,42 @@ def ways(
     saved = attempt(save)
     yield "saved", saved
     if saved == "ok":
-        yield "loaded", attempt(lambda: elsewhere(LOADED, folder, expected))
+        yield "loaded", told_class(attempt(load))
         yield "applied", attempt(apply)
-        yield "source", attempt(source)
+        yield "source", told_class(attempt(source))
     else:
         yield from ((name, "not saved") for name in ("loaded", "applied", "source"))
     for name, suffix in (("pt2", ".pt2"), ("onnx", ".onnx")):
-        outcome = attempt(lambda file=folder / f"network{suffix}": export_to(resized, file, model.inputs))
+        given = taken(resized, model.inputs) if isinstance(resized, fx.GraphModule) else model.inputs
+        outcome = attempt(lambda file=folder / f"network{suffix}", given=given: export_to(resized, file, given))
         yield name, outcome
         if outcome != "ok":
             original = attempt(lambda file=folder / f"original{suffix}": export_to(model.module, file, model.inputs))
             yield f"{name} of torch", original
 
 
+def told_class(outcome: str) -> str:
+    """``class`` where what is wrong is that the network keeps its class."""
+    return CLASS if "the recipe has no graph" in outcome else outcome
+
+
 def export_to(module: nn.Module, path: Path, inputs: Any) -> None:
     conet_fx.export(module, path, example_inputs=inputs)
 
 
-def as_tensors(module: nn.Module, inputs: Any) -> dict[str, torch.Tensor]:
+def taken(module: fx.GraphModule, inputs: Any) -> Any:
+    """The inputs that the graph takes: what is no tensor is fixed in it."""
+    if not isinstance(inputs, dict):
+        return inputs
+    names = {str(node.target) for node in module.graph.find_nodes(op="placeholder")}
+    return {key: value for key, value in inputs.items() if key in names}
+
+
+def as_tensors(module: fx.GraphModule, inputs: Any) -> dict[str, torch.Tensor]:
     """The inputs by position or keyword. Raises ``TypeError`` for a nest of them."""
+    inputs = taken(module, inputs)
     named = inputs if isinstance(inputs, dict) else dict(enumerate(inputs if isinstance(inputs, tuple) else (inputs,)))
-    taken = {str(node.target) for node in module.graph.find_nodes(op="placeholder")}  # type: ignore[union-attr]
-    found = {str(key): value for key, value in named.items() if isinstance(key, int) or key in taken}
+    found = {str(key): value for key, value in named.items()}
     if not all(isinstance(value, torch.Tensor) for value in found.values()):
         raise TypeError("the inputs are no tensors")
     return {key: value.contiguous() for key, value in found.items()}
@@ -181,22 +204,25 @@ def same(found: Sequence[torch.Tensor], expected: Sequence[torch.Tensor]) -> Non
 
 def passed(row: Row) -> bool:
     """True where every way is open, but for those that torch's own exporters close to the original too."""
-    return "error" not in row and all(row.get(name) == "ok" or of_torch(row, name) for name in CHECKS)
+    return "error" not in row and all(row.get(name) in ("ok", CLASS) or of_torch(row, name) for name in CHECKS)
 
 
 def of_torch(row: Row, name: str) -> bool:
     """Whether the network fails in this way as it came."""
-    return row.get(name) not in (None, "ok") and row.get(f"{name} of torch", "ok") != "ok"
+    return row.get(name) not in (None, "ok", CLASS) and row.get(f"{name} of torch", "ok") != "ok"
 
 
 def cell(row: Row, name: str) -> str:
-    if row.get(name) in (None, "ok"):
+    if row.get(name) in (None, "ok", CLASS):
         return row.get(name, "-")
     return "torch" if of_torch(row, name) else "FAIL"
 
 
 def table_of(rows: Sequence[Row]) -> Table:
-    table = Table(title="Export", caption="torch: the exporter of torch fails on the network as it came, too")
+    table = Table(
+        title="Export",
+        caption="torch: its exporter fails on the network as it came, too; class: traced in pieces, keeps its class",
+    )
     for name in ("network", "parameters", "groups", *CHECKS):
         table.add_column(name, justify="left" if name == "network" else "right")
     for row in rows:
@@ -212,14 +238,15 @@ def summary_of(rows: Sequence[Row]) -> Iterator[str]:
         some = [row for row in rows if row["network"].startswith(f"{name}/")]
         counts = [f"{check} {sum(row.get(check) == 'ok' for row in some)}" for check in CHECKS]
         theirs = sum(of_torch(row, check) for row in some for check in ("pt2", "onnx"))
+        by_class = sum(row.get("loaded") == CLASS for row in some)
         yield (
-            f"{name}: of {len(some)} networks {', '.join(counts)}; {theirs} failures of torch's exporters on the "
-            f"network as it came, {sum(not passed(row) for row in some)} networks with others"
+            f"{name}: of {len(some)} networks {', '.join(counts)}; {by_class} keep their class; {theirs} failures of "
+            f"torch's exporters on the network as it came, {sum(not passed(row) for row in some)} networks with others"
         )
     yield ""
     for row in rows:
         for key in ("error", *CHECKS):
-            if row.get(key, "ok") not in ("ok", "not saved"):
+            if row.get(key, "ok") not in ("ok", CLASS, "not saved") and (key != "onnx" or row["onnx"] != row["pt2"]):
                 whose = " (as the original)" if of_torch(row, key) else ""
                 yield f"{row['network']}: {key}{whose}: {row[key]}"
 

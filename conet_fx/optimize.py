@@ -54,9 +54,11 @@ def optimize(
     and the generators of the loader are left as they were. On a CPU the result repeats bit for bit.
 
     Args:
-        model: any module that torch.fx can trace (with the help of :mod:`conet_fx.passes.trace`).
+        model: any module that :mod:`conet_fx.passes.trace` can follow, or large parts of it: of a detector, which is
+            traced in pieces, the candidates are copies with the pieces resized inside, and so is the result.
         loader: gives (input, target) batches, anew each time it is iterated. The input is a tensor, or a tuple or dict
-            of tensors for a model with several inputs.
+            of the inputs of a model with several: for a detector that computes its losses itself ``((images,
+            targets), None)``, with ``loss_fn=lambda losses, _: sum(losses.values())``.
         delta: slope threshold in ranks an epoch; small values give large networks.
         config: all settings; ``delta`` and ``overrides`` (its fields by name) go before it.
         run_dir: a directory for the history and the trial under way. With ``resume`` a search that was cut off at any
@@ -80,8 +82,8 @@ def optimize(
 
     Raises:
         TypeError, ValueError: a bad argument; TraceError: a model that cannot be traced; SearchError: nothing to
-            resize, a model that is traced in pieces, targets that do not fit, a run directory that cannot be used, a
-            loss or weight that is not finite, memory that ran out. All but these two before any training.
+            resize, targets that do not fit, a run directory that cannot be used, a loss or weight that is not finite,
+            memory that ran out. All but these two before any training.
     """
     config = SearchConfig.build(config, delta, overrides)
     if resume and run_dir is None:

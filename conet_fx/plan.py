@@ -44,7 +44,7 @@ _MOST = 2**40  # channels that any group can have: numbers stay exact in floats
 class Cost:
     """``params``: trainable and frozen parameters. ``macs``: multiply-adds of convolutions, linear layers and matrix
     products in one forward pass of the example inputs (a multiply-add is one MAC; it is two FLOPs). For a model that is
-    traced in pieces: in one call of each piece.
+    traced in pieces: the multiply-adds of one call of each piece.
     """
 
     params: int
@@ -226,10 +226,11 @@ class ChannelPlan:
     def _parameter_shapes(self) -> list[tuple[Dim, ...]]:
         """The dims of every parameter, shared ones once."""
         module = self.trace.graph_module
+        counted = self.trace.whole  # with the parameters that lie between the pieces
         layouts: dict[int, tuple[Dim, ...]] = {}
         for layer in self.facts.layers.values():
             for layout in layer.tensors:
                 tensor = attribute(module, f"{layer.path}.{layout.name}" if layout.name else layer.path)
                 if isinstance(tensor, torch.Tensor):
                     layouts[id(tensor)] = layout.dims
-        return [layouts.get(id(p), tuple((n,) for n in p.shape)) for p in module.parameters()]
+        return [layouts.get(id(p), tuple((n,) for n in p.shape)) for p in counted.parameters()]

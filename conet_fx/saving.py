@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 
-from torch.fx import GraphModule
+from torch import nn
 
 from conet_fx import recipe
 from conet_fx.errors import RecipeError
@@ -14,14 +14,15 @@ from conet_fx.plan import ChannelPlan
 
 
 def save(
-    module: GraphModule,
+    module: nn.Module,
     plan: ChannelPlan,
     dir: str | os.PathLike[str],
     *,
     model_id: Mapping[str, str] | None = None,
 ) -> None:
     """Write ``module`` to ``dir`` (made if missing) as ``model.safetensors`` and ``recipe.json``: :func:`conet_fx.load`
-    and :func:`conet_fx.apply` read them. What is kept and what is not: :func:`conet_fx.recipe.save`.
+    and :func:`conet_fx.apply` read them. What is kept and what is not: :func:`conet_fx.recipe.save`. A model that was
+    traced in pieces (``plan.trace.pieces``) is for :func:`conet_fx.apply` only.
 
     Args:
         module: what ``plan.resize(sizes)`` gave, trained or not; or ``plan.trace.graph_module``, the network as it was

@@ -28,11 +28,13 @@ _MOST_WAYS = 8  # in which one submodule is called
 @dataclasses.dataclass(frozen=True)
 class Pieces:
     """``paths``: the submodules that were traced. ``opaque``: those with parameters that were not, and why.
-    ``model``, ``call``: the whole and the example. ``reason``: why the whole cannot be traced.
+    ``model``, ``call``: the whole and the example, ``returned``: what it gave, on the meta device. ``reason``: why the
+    whole cannot be traced.
     """
 
     model: nn.Module
     call: Arguments
+    returned: Any
     graph: fx.Graph
     constants: Mapping[str, torch.Tensor]
     paths: tuple[str, ...]
@@ -61,7 +63,7 @@ class _Seen:
 def find(model: nn.Module, call: Arguments, is_leaf: Callable[[Any], bool], reason: str) -> Pieces | None:
     """The pieces of ``model``, or None where it does not run, or no piece could change anything inside."""
     try:
-        calls = _watch(model, call)
+        calls, returned = _watch(model, call)
     except Exception:  # the reason why it cannot be traced says more
         return None
     graph = fx.Graph()
@@ -99,6 +101,7 @@ def find(model: nn.Module, call: Arguments, is_leaf: Callable[[Any], bool], reas
     return Pieces(
         model,
         call,
+        returned,
         graph,
         constants,
         tuple(dict.fromkeys(paths)),
@@ -109,8 +112,8 @@ def find(model: nn.Module, call: Arguments, is_leaf: Callable[[Any], bool], reas
     )
 
 
-def _watch(model: nn.Module, call: Arguments) -> list[_Seen]:
-    """Run a copy of the model on the example and note every call of a submodule, in order."""
+def _watch(model: nn.Module, call: Arguments) -> tuple[list[_Seen], Any]:
+    """Run a copy of the model on the example: every call of a submodule, in order, and what the model returns."""
     twin = copy.deepcopy(model)
     calls: list[_Seen] = []
     stack: list[int] = []
@@ -132,8 +135,8 @@ def _watch(model: nn.Module, call: Arguments) -> list[_Seen]:
             module.register_forward_hook(after)
     values = copy.deepcopy(dict(call.values))  # detectors write into their targets
     with torch.no_grad():
-        twin(*[values[name] for name in call.positional], **{name: values[name] for name in call.keywords})
-    return calls
+        returned = twin(*[values[name] for name in call.positional], **{name: values[name] for name in call.keywords})
+    return calls, map_aggregate(returned, to_meta)
 
 
 def _append(graph: fx.Graph, found: Recorded, path: str) -> Any:

@@ -308,22 +308,6 @@ def test_refuses_a_model_with_nothing_to_resize() -> None:
     refuse(conet_fx.SearchError, "nothing to resize.*frozen", linear)
 
 
-def test_refuses_a_model_that_is_traced_in_pieces() -> None:
-    class Halving(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.body = nn.Sequential(nn.Conv2d(1, 4, 1), nn.ReLU(), nn.Conv2d(4, 4, 1))
-            self.head = nn.Linear(4, 3)
-
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            x = self.body(x)
-            while bool((x.abs() > 10).any()):
-                x = x / 2
-            return self.head(x.mean((2, 3)))
-
-    refuse(conet_fx.SearchError, r"cannot be traced as a whole.*one of its pieces \(body, head\)", Halving())
-
-
 def test_refuses_a_model_that_does_not_fit_the_data() -> None:
     colour = [(torch.randn(4, 2, 6, 6), BATCH[0][1])]
     refuse(conet_fx.TraceError, r"a at .*tiny\.py:\d+.*expected input", batches=colour)

@@ -626,32 +626,11 @@ class OfDataClass(nn.Module):
         return Labelled(x + 1)
 
 
-class InPieces(nn.Module):
-    """A stem and a head between which the data decides."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.stem = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU(), nn.Conv2d(4, 3, 1))
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.stem(x)
-        return x * 2 if x.sum() > 0 else x
-
-
 def test_what_has_another_way_is_told_it(tmp_path: Path) -> None:
     x = torch.rand(1, 3, 4, 4)
     reject(trace(OfDataClass(), x).graph_module, "makes a .*Labelled, .*return a tuple or a dict", tmp_path)
     net = nn.Sequential(nn.utils.parametrizations.spectral_norm(nn.Conv2d(3, 4, 1)), nn.ReLU())
     reject(trace(net, x).graph_module, "_SpectralNorm, .* remove the parametrizations", tmp_path)
-    plan = analyze(InPieces(), x)
-    resized = plan.resize({"stem.0": 6})
-    assert plan.trace.pieces
-    with pytest.raises(RecipeError, match=r"InPieces is no .*GraphModule .*traced in pieces .*state_dict"):
-        recipe.save(resized, tmp_path / "new")
-    assert not (tmp_path / "new").exists()
-    again = plan.resize({"stem.0": 6})  # the way that the message names
-    again.load_state_dict(resized.state_dict())
-    assert torch.equal(again(x), resized(x))
 
 
 class OfDict(nn.Module):

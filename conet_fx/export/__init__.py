@@ -75,7 +75,8 @@ def export(
         raise ExportError(
             f"a {type(source).__name__} is no torch.fx.GraphModule, whose graph the source is written from: export "
             "what conet_fx.analyze(model, example).resize(sizes) gives. A model that was traced in pieces "
-            "(plan.trace.pieces) keeps its class there, whose source you have: save its state_dict()"
+            "(plan.trace.pieces) keeps its class there, whose source you have: conet_fx.save and conet_fx.apply keep "
+            "its sizes and weights"
         )
     found = describe(source, {}, {}) if isinstance(source, GraphModule) else recipe.read(source)
     name = class_name(type(source).__name__ if isinstance(source, nn.Module) else found.model.get("class", ""))

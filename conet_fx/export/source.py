@@ -19,7 +19,7 @@ from conet_fx.export.programs import copied, example_call
 from conet_fx.passes.inputs import Inputs
 from conet_fx.passes.nodes import tensors
 from conet_fx.passes.shapes import undisturbed
-from conet_fx.recipe.build import build, named_tensors
+from conet_fx.recipe.build import build, named_tensors, need_graph
 from conet_fx.recipe.files import WEIGHTS
 from conet_fx.recipe.spec import Recipe, TensorSpec
 
@@ -44,6 +44,7 @@ def write_source(recipe: Recipe, name: str) -> str:
         ExportError: something has no form as source, with what to do instead.
         RecipeError: the recipe asks for what it may not.
     """
+    need_graph(recipe)
     module = build(recipe)
     imports = Imports()
     try:

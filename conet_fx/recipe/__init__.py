@@ -23,7 +23,7 @@ from torch import nn
 from torch.fx import GraphModule
 
 from conet_fx.passes.inputs import Arguments
-from conet_fx.recipe.build import build
+from conet_fx.recipe.build import build, need_graph
 from conet_fx.recipe.describe import describe
 from conet_fx.recipe.files import RECIPE, WEIGHTS, parse, sync, to_json
 from conet_fx.recipe.spec import GroupSpec, ModuleSpec, NodeSpec, Recipe, TensorSpec
@@ -33,7 +33,7 @@ __all__ = ["GroupSpec", "ModuleSpec", "NodeSpec", "Recipe", "TensorSpec", "apply
 
 
 def save(
-    module: GraphModule,
+    module: nn.Module,
     dir: str | os.PathLike[str],
     *,
     groups: Mapping[str, GroupSpec] | None = None,
@@ -51,7 +51,10 @@ def save(
     save is cut short between the two renames, the old recipe's checksum does not fit the new weights, and
     reading says so.
 
-    Not saved, with an error that says what to do instead: models traced in pieces, data classes in the graph, layers
+    A module that is no GraphModule (what ``plan.resize`` gives for a detector, which is traced in pieces) is saved
+    without a graph: :func:`apply` puts its sizes and weights into the user's class, :func:`load` refuses.
+
+    Not saved, with an error that says what to do instead: data classes in the graph, layers
     with parametrizations other than ``weight_norm``, modules and functions that the operator table does not know.
 
     Args:
@@ -63,7 +66,7 @@ def save(
         call: what the network was traced on. With it, :func:`apply` can check that the user's class follows.
 
     Raises:
-        RecipeError: no GraphModule, a class or operator that a recipe may not name, or a module that its
+        RecipeError: a class or operator that a recipe may not name, or a module that its
             constructor arguments do not describe. Nothing has been written then.
     """
     recipe = describe(module, dict(groups or {}), dict(model_id or {}), call)
@@ -87,9 +90,11 @@ def load(dir: str | os.PathLike[str]) -> GraphModule:
 
     Raises:
         RecipeError: the files are missing, damaged or of another format, or they ask for what a recipe may
-            not.
+            not, or the recipe has no graph, since the model was traced in pieces.
     """
-    return build(_read(Path(dir)))
+    recipe = _read(Path(dir))
+    need_graph(recipe)
+    return build(recipe)
 
 
 def read(dir: str | os.PathLike[str]) -> Recipe:
@@ -120,7 +125,7 @@ def apply(model: nn.Module, source: str | os.PathLike[str] | Recipe) -> nn.Modul
     ``model``, which is not changed. A ``forward`` that spells out channel counts (``x.view(-1, 512)``) is
     code, which a recipe cannot resize: it is followed on the meta device, on inputs like those of the recipe, and
     refused with the line to change. Where the count is an attribute (``x.view(-1, self.width)``) that is a width and
-    nothing else, the attribute is set. :func:`load` takes every recipe.
+    nothing else, the attribute is set.
 
     Args:
         model: an instance, of any sizes, of the class that the recipe was made from.

@@ -24,7 +24,8 @@ from conet_fx.recipe.values import decode, decode_annotation, decode_call
 
 
 def build(recipe: Recipe) -> GraphModule:
-    """The network: modules on the meta device, weights, graph; each step checks what the next relies on.
+    """The network: modules on the meta device, weights, graph; each step checks what the next relies on. Of a recipe
+    without a graph, its modules and weights.
 
     The weights may be on the meta device, which gives a network that cannot run, but shows that the rest is right.
 
@@ -41,7 +42,8 @@ def build(recipe: Recipe) -> GraphModule:
         leaves = _build_modules(root, recipe)
         _build_tensors(root, recipe, leaves)
         _check_groups(root, recipe)
-        root.graph = _build_graph(recipe, leaves.keys())
+        if recipe.has_graph:
+            root.graph = _build_graph(recipe, leaves.keys())
     except RecipeError:
         raise
     except Exception as error:  # whatever torch has against the wishes of an unknown file
@@ -50,6 +52,16 @@ def build(recipe: Recipe) -> GraphModule:
             f"{type(error).__name__}: {str(error)[:1000]}"
         ) from error
     return root
+
+
+def need_graph(recipe: Recipe) -> None:
+    """Raise RecipeError where there is no network without the user's class."""
+    if not recipe.has_graph:
+        name = short(recipe.model.get("class", "the model"))
+        raise RecipeError(
+            f"the recipe has no graph, since {name} was traced in pieces: only its own class runs. Build an instance "
+            "and call conet_fx.apply(instance, dir), which gives it the sizes and weights"
+        )
 
 
 def _build_modules(root: GraphModule, recipe: Recipe) -> dict[str, nn.Module]:
@@ -223,7 +235,7 @@ def _build_graph(recipe: Recipe, leaves: Collection[str]) -> Graph:
         if spec.scope:
             node.meta["scope"] = spec.scope
         nodes[spec.name] = node
-    if not recipe.nodes or recipe.nodes[-1].op != "output":
+    if recipe.nodes[-1].op != "output":
         raise RecipeError("the graph has no output")
     return graph
 

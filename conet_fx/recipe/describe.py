@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.fx import GraphModule, Node
+from torch.fx import Graph, GraphModule, Node
 from torch.fx.graph import CodeGen
 from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
@@ -24,39 +24,33 @@ from conet_fx.recipe.values import encode, encode_annotation, encode_call
 
 
 def describe(
-    module: GraphModule,
+    module: nn.Module,
     groups: Mapping[str, GroupSpec],
     model_id: Mapping[str, str],
     call: Arguments | None = None,
 ) -> Recipe:
-    """The recipe of ``module``, which was traced on ``call``, with copies of its tensors.
+    """The recipe of ``module``, which was traced on ``call``, with copies of its tensors; without a graph where it is
+    no GraphModule.
 
     Raises:
         RecipeError: something in it cannot be written as data.
     """
-    if not isinstance(module, GraphModule):
+    graph = module.graph if isinstance(module, GraphModule) else Graph()
+    if type(graph._codegen) is not CodeGen:
         raise RecipeError(
-            f"a {qualified_name(type(module))} is no torch.fx.GraphModule and has no graph that a recipe could hold. "
-            "What plan.resize makes of a model that was traced in pieces (plan.trace.pieces) keeps its class: save its "
-            "state_dict() and the sizes of the groups, then load_state_dict() into what "
-            "conet_fx.analyze(model, example).resize(sizes) gives. conet_fx.apply needs a recipe too"
-        )
-    if type(module.graph._codegen) is not CodeGen:
-        raise RecipeError(
-            f"the graph's signature is made by {type(module.graph._codegen).__name__}, which a recipe cannot "
+            f"the graph's signature is made by {type(graph._codegen).__name__}, which a recipe cannot "
             "keep; trace the model without concrete_args"
         )
-    modules = _describe_modules(module)
-    tensors, weights = _describe_tensors(module)
+    modules = _describe_modules(module, {node.target for node in graph.nodes if node.op == "call_module"})
     known = functions()
-    nodes = tuple(_describe_node(node, known) for node in module.graph.nodes)
+    nodes = tuple(_describe_node(node, known) for node in graph.nodes)
+    tensors, weights = _describe_tensors(module)
     identity = {**model_id, "graph": graph_hash(nodes)}
     known_call = encode_call(call.args, call.kwargs) if call else None
     return Recipe(torch.__version__, identity, {**groups}, modules, tensors, nodes, weights, known_call)
 
 
-def _describe_modules(root: GraphModule) -> dict[str, ModuleSpec]:
-    called = {node.target for node in root.graph.nodes if node.op == "call_module"}
+def _describe_modules(root: nn.Module, called: Collection[object]) -> dict[str, ModuleSpec]:
     modules: dict[str, ModuleSpec] = {}
     first_paths: dict[nn.Module, str] = {}
     within_leaves: tuple[str, ...] = ()
@@ -83,7 +77,7 @@ def _describe_modules(root: GraphModule) -> dict[str, ModuleSpec]:
     return modules
 
 
-def _describe_tensors(root: GraphModule) -> tuple[dict[str, TensorSpec], dict[str, Tensor]]:
+def _describe_tensors(root: nn.Module) -> tuple[dict[str, TensorSpec], dict[str, Tensor]]:
     tensors: dict[str, TensorSpec] = {}
     weights: dict[str, Tensor] = {}
     first_names: dict[int, str] = {}

@@ -86,7 +86,8 @@ class Recipe:
         groups: the channel groups by name.
         modules: by path, parents first.
         tensors: by name.
-        nodes: in execution order.
+        nodes: in execution order; none for a network that is no graph (a detector, which is traced in pieces): such a
+            recipe has sizes and weights for the user's own class, and nothing runs without that.
         weights: the tensors that have no ``same_as``, by name, on the CPU.
         call: what the network was traced on, where that is known and made of plain data.
     """
@@ -99,6 +100,11 @@ class Recipe:
     nodes: tuple[NodeSpec, ...]
     weights: Mapping[str, Tensor] = dataclasses.field(repr=False)
     call: CallSpec | None = None
+
+    @property
+    def has_graph(self) -> bool:
+        """Whether a network can be built without the user's class."""
+        return bool(self.nodes)
 
     @property
     def sizes(self) -> dict[str, int]:

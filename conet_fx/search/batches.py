@@ -59,12 +59,15 @@ def tensors(nest: Any) -> list[torch.Tensor]:
 
 
 def samples(inputs: Any, count: int) -> Any:
-    """The first ``count`` samples of an input."""
+    """The first ``count`` samples of a tensor, or of a tuple, list or dict of tensors. Of a deeper nest all of them: a
+    list in it may hold one image after the other, or maps of all samples.
+    """
     if isinstance(inputs, torch.Tensor):
         return inputs[:count] if inputs.ndim else inputs
-    if isinstance(inputs, Mapping):
-        return {name: samples(value, count) for name, value in inputs.items()}
-    return tuple(samples(value, count) for value in inputs) if isinstance(inputs, (tuple, list)) else inputs
+    values = list(inputs.values() if isinstance(inputs, Mapping) else inputs)
+    if not any(isinstance(value, (tuple, list, Mapping)) for value in values):
+        values = [samples(value, count) if isinstance(value, torch.Tensor) else value for value in values]
+    return dict(zip(inputs, values, strict=True)) if isinstance(inputs, Mapping) else tuple(values)
 
 
 def run_on(model: nn.Module, inputs: Any) -> Any:

@@ -43,12 +43,6 @@ class Task:
         plan = analyze(model, example_inputs, **options)
         if not plan.free:
             raise SearchError(f"there is nothing to resize: {plan.explain()}")
-        if plan.trace.pieces:
-            pieces = plan.trace.pieces
-            raise SearchError(
-                f"the model cannot be traced as a whole ({pieces.reason}), and a search needs its graph. Search one of "
-                f"its pieces ({', '.join(pieces.paths)}), or resize it with analyze() and plan.resize()"
-            )
         if hooks.loss_fn is None and hooks.train_epoch is None:
             check_targets(_output(plan), target)
         return cls(plan, example_inputs, options)
@@ -86,5 +80,7 @@ def cost_per_sample(plan: ChannelPlan, sizes: Mapping[str, int]) -> Cost:
 
 def _output(plan: ChannelPlan) -> Any:
     """The value that the traced network returns, on the meta device."""
+    if plan.trace.pieces:
+        return plan.trace.pieces.returned
     returned = plan.trace.graph_module.graph.output_node().args[0]
     return map_aggregate(returned, lambda a: a.meta["val"] if isinstance(a, fx.Node) else a)

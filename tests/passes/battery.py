@@ -166,7 +166,7 @@ def check_resized(
         expected = trained_parameters(plan, plan.trace.graph_module, inputs)
     if plan.trace.pieces is None:  # what lies between the pieces is not counted
         with counting() as counter, torch.no_grad():
-            call(copy.deepcopy(resized), inputs)
+            call(resized, inputs)
         assert counter.get_total_flops() // 2 == cost.macs, sizes
     for training, names in expected.items():
         assert gradients(resized, inputs, training) == names, sizes
@@ -323,9 +323,18 @@ def outputs(module: nn.Module, inputs: Any, training: bool = False) -> list[torc
 
 
 def gradients(module: nn.Module, inputs: Any, training: bool) -> set[str]:
-    """Names of the parameters that get a gradient."""
-    module = copy.deepcopy(module).train(training)
-    out = [t for t in tensors(call(module, inputs)) if t.requires_grad]
-    if out:
-        torch.stack([t.sum() for t in out]).sum().backward()
-    return {name for name, p in module.named_parameters() if p.grad is not None}
+    """Names of the parameters that get a gradient; the module is left as it was, without a copy, which may be large."""
+    modes = {part: part.training for part in module.modules()}
+    buffers = {buffer: buffer.clone() for buffer in module.buffers()}
+    try:
+        out = [t for t in tensors(call(module.train(training), inputs)) if t.requires_grad]
+        if out:
+            torch.stack([t.sum() for t in out]).sum().backward()
+        return {name for name, p in module.named_parameters() if p.grad is not None}
+    finally:
+        module.zero_grad(set_to_none=True)
+        for part, mode in modes.items():
+            part.training = mode
+        with torch.no_grad():
+            for buffer, before in buffers.items():
+                buffer.copy_(before)
