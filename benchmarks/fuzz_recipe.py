@@ -1,4 +1,4 @@
-"""Spoilt files for ``conet_fx.load``: how many were tried, and why each was refused.
+"""Spoilt files for ``conet_fx.load`` and ``apply``: how many were tried, and why each was refused.
 
     python -m benchmarks.fuzz_recipe [--examples N] [--seed N] [--seconds N] [--mebibytes N]
 
@@ -47,6 +47,7 @@ CAUSES = {  # the first that fits
     "value": r"is no value that|is no annotation",
     "name in the graph": r"a name that|has no output",
     "torch refuses": r"cannot be built",
+    "of another model": r"does not belong to this",
 }
 
 

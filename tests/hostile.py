@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 
 import conet_fx
+from conet_fx import recipe
 from conet_fx.errors import RecipeError
 from conet_fx.recipe.files import digest
 
@@ -62,6 +63,21 @@ class Sequences(nn.Module):
         return self.head(x.to(torch.float32)).clamp(-1.0, float("inf"))
 
 
+class Deciding(nn.Module):
+    """Traced in pieces, since data decides between them: its recipe has no graph, and is applied to it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Conv2d(4, 4, 1))
+        self.attention = nn.MultiheadAttention(4, 2, batch_first=True)
+        self.scale = nn.Parameter(torch.ones(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x).flatten(2).transpose(1, 2)
+        x = self.attention(x, x, x, need_weights=False)[0] * self.scale
+        return x if bool(x.sum() > 0) else -x
+
+
 @dataclasses.dataclass(frozen=True)
 class Files:
     """The content of ``recipe.json`` and of ``model.safetensors``."""
@@ -74,7 +90,8 @@ class Files:
 def originals() -> tuple[Files, ...]:
     """What is saved of each network."""
     found = []
-    examples = ((Convolutions(), torch.zeros(2, 3, 5, 5)), (Sequences(), torch.zeros(2, 3, dtype=torch.long)))
+    image, words = torch.zeros(2, 3, 5, 5), torch.zeros(2, 3, dtype=torch.long)
+    examples = ((Convolutions(), image), (Sequences(), words), (Deciding(), image))
     for model, example in examples:
         plan = conet_fx.analyze(model.eval(), example)
         with tempfile.TemporaryDirectory() as folder:
@@ -280,7 +297,8 @@ def nothing_else_happens() -> Iterator[None]:
 
 
 def attempt(files: Files, folder: Path) -> str:
-    """Load the files from ``folder``: the message of the refusal, or "" where they load.
+    """Load the files from ``folder``, or apply them where they have no graph: the message of the refusal, or "" where
+    there is none.
 
     Anything but a network or a :class:`RecipeError` is raised, and so is any sign that the files did something.
     """
@@ -290,8 +308,10 @@ def attempt(files: Files, folder: Path) -> str:
     with nothing_else_happens(), warnings.catch_warnings():
         warnings.simplefilter("error")
         try:
-            loaded = conet_fx.load(folder)
-            assert isinstance(loaded, GraphModule)
+            if (found := recipe.read(folder)).has_graph:
+                assert isinstance(conet_fx.load(folder), GraphModule)
+            else:
+                assert isinstance(conet_fx.apply(Deciding(), found), Deciding)
         except RecipeError as error:
             message = str(error)
             assert message

@@ -845,7 +845,7 @@ FAULTS: dict[str, tuple[tuple[Any, ...], Any, str]] = {
     "an unknown device": (("nodes", 2, "args", 0), {"device": "nowhere"}, "cannot be built"),
     "an unknown annotation": (("nodes", 2, "annotation"), "os.system", "no annotation"),
     "no output": (("nodes", -1), ..., "the graph has no output"),
-    "no nodes": (("nodes",), [], "the graph has no output"),
+    "no nodes": (("nodes",), [], "the recipe has no graph"),
 }  # fmt: skip
 
 
