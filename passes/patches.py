@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import fx, nn
 from torch.utils.checkpoint import CheckpointFunction
 
@@ -78,12 +79,26 @@ def factories_that_take_proxies() -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def functional_that_does_not_dispatch() -> Iterator[None]:
+    """Let a function of torch.nn.functional that takes many tensors run on proxies, instead of handing itself over."""
+    space = vars(F)
+    original = space["has_torch_function"]
+    space.update(has_torch_function=lambda relevant: False, isinstance=_sees_values)
+    try:
+        yield
+    finally:
+        space["has_torch_function"] = original
+        del space["isinstance"]
+
+
+def _sees_values(obj: Any, kind: Any) -> bool:
+    """``isinstance`` of what a proxy stands for."""
+    return isinstance(obj.node.meta["val"] if isinstance(obj, fx.Proxy) else obj, kind)
+
+
+@contextlib.contextmanager
 def isinstance_that_sees_values(model: nn.Module) -> Iterator[None]:
     """Let ``isinstance(x, torch.Tensor)`` in the files of the model's classes look at what a proxy stands for."""
-
-    def sees_values(obj: Any, kind: Any) -> bool:
-        return isinstance(obj.node.meta["val"] if isinstance(obj, fx.Proxy) else obj, kind)
-
     forwards = (inspect.getattr_static(type(module), "forward", None) for module in model.modules())
     functions = (getattr(forward, "__globals__", {}) for forward in forwards)
     spaces = {
@@ -93,7 +108,7 @@ def isinstance_that_sees_values(model: nn.Module) -> Iterator[None]:
     }
     try:
         for space in spaces.values():
-            space["isinstance"] = sees_values
+            space["isinstance"] = _sees_values
         yield
     finally:
         for space in spaces.values():

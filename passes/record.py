@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 import torchvision.ops
 from torch import fx, nn
 from torch._dynamo import OptimizedModule
@@ -35,6 +36,7 @@ from conet_fx.passes.nodes import attribute, empty_tables, leaves, plain_subclas
 from conet_fx.passes.patches import (
     einops_that_takes_proxies,
     factories_that_take_proxies,
+    functional_that_does_not_dispatch,
     isinstance_that_sees_values,
     no_autograd_functions,
 )
@@ -47,6 +49,8 @@ _RECORDED = (
 )
 # Layers whose parametrized form is looked into: the graph then holds what computes the weight.
 _PARAMETRIZED = (nn.modules.conv._ConvNd, nn.Linear)
+# Functions of torch.nn.functional that are made of others, and are looked into unless the operator table knows them.
+_LOOKED_INTO = frozenset((F.multi_head_attention_forward,))
 _COMPOSITE = (  # modules of torch.nn that are made of others, and are looked into
     nn.Transformer, nn.TransformerEncoder, nn.TransformerDecoder,
     nn.TransformerEncoderLayer, nn.TransformerDecoderLayer,
@@ -57,6 +61,14 @@ class Proxy(fx.Proxy):
     """A proxy that knows its value, so that Python which needs a number gets one."""
 
     tracer: Recorder
+
+    @classmethod
+    def __torch_function__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if function in _LOOKED_INTO:
+            proxy = next(a for a in leaves((args, kwargs)) if isinstance(a, Proxy))
+            if (found := proxy.tracer.looked_into(function, args, kwargs or {})) is not None:
+                return found
+        return super().__torch_function__(function, types, args, kwargs)
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):  # a protocol that torch asks any object for
@@ -228,6 +240,16 @@ class Recorder(fx.Tracer):
             proxy.node.meta["untraced"] = text
             self.opaque.append(path)
             return proxy
+
+    def looked_into(self, function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        """What a function returns that is made of others, each of which is recorded; None where that fails."""
+        before = next(iter(reversed(self.graph.nodes)))
+        try:
+            with functional_that_does_not_dispatch():
+                return function(*args, **kwargs)
+        except Exception:  # as one call it may yet run
+            self._forget_nodes_after(before)
+            return None
 
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, fx.Proxy]) -> Any:
         if self.running:

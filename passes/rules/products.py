@@ -68,28 +68,33 @@ class Product(Rule):
 
     @staticmethod
     def _weights(call: Call, spelling: Spelling) -> set[Hashable]:
-        """The letters along which a parameter reads the other operand, as a linear layer does: new channels are zeros.
+        """The letters along which parameters read the other operands, as linear layers do: new channels are zeros.
 
-        The parameter then writes what it alone gives to the result.
+        A parameter then writes what comes with it to the result, or to the parameters that read it in turn.
         """
-        operands = spelling.operands
-        owners = [_parameter(call, node) for node, _ in operands]
-        if len(operands) != 2 or sum(owner is not None for owner in owners) != 1:
-            return set()
-        place = owners.index(None)
-        (_, given), (node, own) = operands[place], operands[1 - place]
-        layer = owners[1 - place]
-        assert layer is not None
-        dims = dict(zip(own, call.value(node).dims, strict=True))
-        read = {letter for letter in own if letter in given and letter not in spelling.result}
-        written = [letter for letter in own if letter not in given and letter in spelling.result]
-        roles = {role for letter in read for role, dim in layer.dims.items() if dim == dims[letter]}
-        if not read or not written or len(roles) < len(read):
-            return set()
-        call.facts.reading |= {(layer.path, role) for role in roles}
-        call.facts.readers[layer.path] = tuple(part for letter in own if letter in read for part in dims[letter])
-        call.facts.writers[layer.path] = tuple(part for letter in written for part in dims[letter])
-        call.facts.linear.add(layer.path)
+        owners = [_parameter(call, node) for node, _ in spelling.operands]
+        given = {letter for (_, letters), owner in zip(spelling.operands, owners, strict=True) if not owner
+                 for letter in letters}  # fmt: skip
+        weights = [(layer, *operand) for operand, layer in zip(spelling.operands, owners, strict=True) if layer]
+        read: set[Hashable] = set()
+        while weights:
+            for number, (layer, node, own) in enumerate(weights):
+                others = {letter for _, _, letters in weights[:number] + weights[number + 1 :] for letter in letters}
+                dims = dict(zip(own, call.value(node).dims, strict=True))
+                reads = {letter for letter in own if letter in given and letter not in spelling.result}
+                writes = [letter for letter in own if letter not in given and letter in others.union(spelling.result)]
+                roles = {role for letter in reads for role, dim in layer.dims.items() if dim == dims[letter]}
+                if reads and writes and len(roles) >= len(reads):
+                    break
+            else:
+                return read
+            call.facts.reading |= {(layer.path, role) for role in roles}
+            call.facts.readers[layer.path] = tuple(part for letter in own if letter in reads for part in dims[letter])
+            call.facts.writers[layer.path] = tuple(part for letter in writes for part in dims[letter])
+            call.facts.linear.add(layer.path)
+            read |= reads
+            given.update(own)
+            del weights[number]
         return read
 
     def cost(self, call: Call, spelling: Spelling, lengths: dict[Hashable, Dim]) -> None:
@@ -195,14 +200,14 @@ class AddedSum(AddedMatMul):
 
 
 class Einsum(Product):
-    """torch.einsum of one or two operands."""
+    """torch.einsum. Several operands are multiplied one after the other, as torch does without opt_einsum."""
 
     def spelling(self, call: Call | MarkCall) -> Spelling:
         equation, nodes = call.raw("equation"), call.raw("operands")
         if isinstance(nodes, fx.Node) and isinstance(nodes.meta["val"], torch.Tensor):
             nodes = (nodes,)
-        if not isinstance(equation, str) or isinstance(nodes, fx.Node) or not 1 <= len(nodes) <= 2:
-            raise NoRule("an einsum that is not one or two operands with letters")
+        if not isinstance(equation, str) or isinstance(nodes, fx.Node):
+            raise NoRule("an einsum that is not operands with letters")
         inputs, arrow, output = equation.replace(" ", "").partition("->")
         terms = inputs.split(",")
         wide = [_ndim(call, node) - len(term.replace("...", "")) for node, term in zip(nodes, terms, strict=True)]
@@ -219,17 +224,19 @@ class Einsum(Product):
         return Spelling(operands, letters(output, dots))
 
     def cost(self, call: Call, spelling: Spelling, lengths: dict[Hashable, Dim]) -> None:
-        if len(spelling.operands) < 2:
-            return
-        inner = [
+        terms = [set(letters) for _, letters in spelling.operands]
+        long = [
             {letter for letter, dim in zip(letters, call.value(node).dims, strict=True) if call.size(dim) != 1}
-            - set(spelling.result)
             for node, letters in spelling.operands
         ]
-        if inner[0] & inner[1]:  # else it multiplies element by element, which counts as nothing
-            alone = inner[0] ^ inner[1]
-            summed = tuple(lengths[letter] for letter in inner[0] & inner[1])
-            call.count(1, *(dim for letter, dim in lengths.items() if letter not in alone), summed=summed)
+        term, have = terms[0], long[0]
+        for number in range(1, len(terms)):
+            term, both = term | terms[number], have & long[number]
+            ended = (have | long[number]).difference(spelling.result, *long[number + 1 :])
+            if both & ended:  # else it multiplies element by element, which counts as nothing
+                met = [dim for letter, dim in lengths.items() if letter in term - (ended - both)]
+                call.count(1, *met, summed=tuple(lengths[letter] for letter in both & ended))
+            term, have = term - ended, (have | long[number]) - ended
 
 
 class TensorDot(Product):

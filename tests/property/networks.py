@@ -1415,12 +1415,13 @@ def multihead_attention(d: int, x: Shape, heads: int, memory: bool) -> nn.Module
     return Apply(run, attention=nn.MultiheadAttention(x[1], heads, batch_first=True))
 
 
-@op("map", width=WIDTHS, kind=("einsum", "einsum, channels last", "tensordot", "matmul", "addmm"))
+@op("map", width=WIDTHS, kind=("einsum", "einsum, channels last", "einsum of three", "tensordot", "matmul", "addmm"))
 def linear_by_product(d: int, x: Shape, width: int, kind: str) -> nn.Module:
     """A layer of kernel size 1, written as a product with a parameter [width, channels]."""
     runs: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
         "einsum": lambda w, y: torch.einsum("nc...,oc->no...", y, w),
         "einsum, channels last": lambda w, y: torch.einsum("...c,oc->...o", y.movedim(1, -1), w).movedim(-1, 1),
+        "einsum of three": lambda w, y: torch.einsum("nc...,oc,n->no...", y, w, y.flatten(1).mean(1)),
         "tensordot": lambda w, y: torch.tensordot(y, w, dims=([1], [1])).movedim(-1, 1),
         "matmul": lambda w, y: torch.matmul(y.movedim(1, -1), w.t()).movedim(-1, 1),
         "addmm": lambda w, y: (
@@ -1430,10 +1431,10 @@ def linear_by_product(d: int, x: Shape, width: int, kind: str) -> nn.Module:
     return Apply(runs[kind], parameter=(width, x[1]))
 
 
-@op("map", kind=("einsum", "einsum of a scale", "einsum to a map", "mv", "mv method", "dot", "dot method", "addmv",
-                 "addmv method", "baddbmm", "baddbmm method", "addbmm", "addbmm method", "addmm method",
-                 "addmv_ method", "baddbmm_ method", "addbmm_ method", "addmm_ method", "outer", "outer method",
-                 "ger", "ger method", "inner", "inner method"))  # fmt: skip
+@op("map", kind=("einsum", "einsum of a scale", "einsum to a map", "einsum of four", "mv", "mv method", "dot",
+                 "dot method", "addmv", "addmv method", "baddbmm", "baddbmm method", "addbmm", "addbmm method",
+                 "addmm method", "addmv_ method", "baddbmm_ method", "addbmm_ method", "addmm_ method", "outer",
+                 "outer method", "ger", "ger method", "inner", "inner method"))  # fmt: skip
 def products(d: int, x: Shape, kind: str) -> nn.Module:
     """Products with a parameter [channels] and with itself, of which the map is scaled."""
     ones = [1] * d
@@ -1448,6 +1449,8 @@ def products(d: int, x: Shape, kind: str) -> nn.Module:
             return torch.einsum("nc...,nc...->nc...", y, y.relu() * scale)
         if kind == "einsum of a scale":
             return torch.einsum("nc...,c->nc...", y, w)
+        if kind == "einsum of four":
+            return torch.einsum("nc...,c,nd,dc->nd...", y, w, v, square * 0.1)
         if kind == "einsum to a map":
             return y * torch.einsum("nc...,c->n...", y, w).unsqueeze(1).sigmoid()
         called = kind.partition(" ")[0]

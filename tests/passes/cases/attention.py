@@ -197,6 +197,26 @@ def attention_to_another_image() -> nn.Module:
     )
 
 
+@case({"a": (8, 4)}, mixed=["a"])
+def attention_pooling() -> nn.Module:
+    """The head of CLIP's ResNets: ``F.multi_head_attention_forward`` with weights of layers, which is looked into."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.a(x).flatten(2).permute(2, 0, 1)
+        x = torch.cat([x.mean(0, keepdim=True), x]) + self.place[:, None]
+        x, _ = F.multi_head_attention_forward(
+            query=x[:1], key=x, value=x, embed_dim_to_check=x.shape[-1], num_heads=4, q_proj_weight=self.q.weight,
+            k_proj_weight=self.k.weight, v_proj_weight=self.v.weight, in_proj_weight=None,
+            in_proj_bias=torch.cat([self.q.bias, self.k.bias, self.v.bias]), bias_k=None, bias_v=None,
+            add_zero_attn=False, dropout_p=0.0, out_proj_weight=self.out.weight, out_proj_bias=self.out.bias,
+            use_separate_proj_weight=True, training=self.training, need_weights=False,
+        )  # fmt: skip
+        return x.squeeze(0)
+
+    parts = {name: nn.Linear(8, 8) for name in ("q", "k", "v")}
+    return net(forward, a=conv(3, 8), place=parameter(65, 8), **parts, out=nn.Linear(8, 5))
+
+
 @case({}, {"a": "attends over a dim that holds channels"})
 def attention_among_channels() -> nn.Module:
     """Channels as a sequence of pixels."""

@@ -181,16 +181,6 @@ def created_in_many_ways() -> nn.Module:
     return net(forward, a=conv(3, 6), bounds=torch.tensor([0.0, 0.5]), out=conv(6, 5))
 
 
-@case({}, {"a": "an einsum that is not one or two operands"})
-def einsum_of_three() -> nn.Module:
-    """Torch chooses in which order it multiplies them, and so what it costs."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.out(torch.einsum("bchw,bchw,bchw->bchw", self.a(x), self.a(x), self.a(x)))
-
-    return net(forward, a=conv(3, 12), out=conv(12, 5))
-
-
 @case({"a": (8, 1)})
 def asserted_equal() -> nn.Module:
     """What is asserted to be equal stays equal."""

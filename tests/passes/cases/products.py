@@ -82,9 +82,22 @@ def einsum_of_ellipsis_and_implicit_output() -> nn.Module:
     return net(forward, a=conv(3, 8), b=conv(3, 6), out=conv(8, 5))
 
 
+@case({"a": (6, 1), "b": (4, 1)}, {"u": LINEAR, "v": LINEAR})
+def einsum_of_several() -> nn.Module:
+    """A map of low rank; multiplied in the order of the operands."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = torch.einsum("bchw,cr,ro,bo->bohw", self.a(x), self.u, self.v, self.s)
+        z = self.b(x)
+        return self.out(y) + self.out(torch.einsum("bchw,bchw,bc,dc->bdhw", z, z, z.mean((2, 3)), self.w))
+
+    parts = {"u": parameter(6, 2), "v": parameter(2, 8), "s": parameter(2, 8), "w": parameter(8, 4)}
+    return net(forward, a=conv(3, 6), b=conv(3, 4), **parts, out=conv(8, 5))
+
+
 @case({"a": (6, 1)}, {"w": "broadcasts one channel", "w#2": LINEAR})
 def einsum_of_numbers() -> nn.Module:
-    """Three operands are followed where nothing moves."""
+    """Three operands of fixed numbers."""
 
     def forward(self, x: Tensor) -> Tensor:
         mix = torch.einsum("ij,jk,kl->il", self.p, self.p, self.p)
