@@ -16,7 +16,7 @@ from torch import fx, nn
 
 from conet_fx.errors import ConstraintError
 from conet_fx.passes.depth import Depths, Dim, is_fixed
-from conet_fx.passes.nodes import leaves, source
+from conet_fx.passes.nodes import leaves, source, submodule
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -196,7 +196,7 @@ class Call:
 
     @property
     def module(self) -> Any:
-        return self.root.get_submodule(str(self.node.target))
+        return submodule(self.root, str(self.node.target))
 
     @property
     def path(self) -> str:

@@ -14,7 +14,7 @@ import torch
 from torch import fx, nn
 
 from conet_fx.passes import ops
-from conet_fx.passes.nodes import leaves, source
+from conet_fx.passes.nodes import leaves, source, submodule
 from conet_fx.passes.rules.base import EdgeKind, NodeKind
 from conet_fx.passes.trace import Trace
 
@@ -44,7 +44,7 @@ def kinds(node: fx.Node, entry: ops.Entry, root: nn.Module) -> tuple[NodeKind, E
     kind = entry.rule.kind
     if kind in ("summation", "concatenation") and len(_operands(node)) < 2 and not _twice(node):
         kind = "single"
-    module = root.get_submodule(str(node.target)) if node.op == "call_module" else None
+    module = submodule(root, str(node.target)) if node.op == "call_module" else None
     return kind, entry.rule.edge(module)
 
 

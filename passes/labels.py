@@ -24,6 +24,7 @@ from torch import fx, nn
 
 from conet_fx.passes.call import Facts, Tensor, bind, shapes
 from conet_fx.passes.depth import is_fixed
+from conet_fx.passes.nodes import submodule
 
 Fields = dict[int, torch.Tensor]  # dim of the value -> labels, broadcastable to its shape
 Site = tuple[str, str]  # (layer path, role)
@@ -215,7 +216,7 @@ class MarkCall:
 
     @property
     def module(self) -> Any:
-        return self.root.get_submodule(str(self.node.target))
+        return submodule(self.root, str(self.node.target))
 
     @property
     def path(self) -> str:

@@ -49,14 +49,59 @@ def attribute(root: nn.Module, path: str) -> Any:
     """The module, parameter, buffer or flag at a dotted path, or None where there is none (a conv without bias)."""
     value: Any = root
     for name in path.split("."):
-        value = getattr(value, name, None)
+        within = value._modules if isinstance(value, nn.Module) else {}
+        value = within[name] if name in within else getattr(value, name, None)
     return value
 
 
-def empty_tables(model: nn.Module) -> dict[int, Any]:
-    """A memo that spares deepcopy the empty tables of hooks, which are most of what a module holds."""
-    held = (value for module in model.modules() for value in vars(module).values())
-    return {id(value): OrderedDict() for value in held if type(value) is OrderedDict and not value}
+def submodule(root: nn.Module, path: str) -> nn.Module:
+    """The module at a dotted path that a graph has called: ``get_submodule`` without its checks, which take time."""
+    for name in path.split("."):
+        root = root._modules[name]  # type: ignore[assignment]
+    return root
+
+
+def copies(model: nn.Module, tensors: Mapping[int, Any]) -> dict[int, Any]:
+    """A memo for deepcopy of what ``model`` is made of, which is faster than what deepcopy does: ``tensors`` (the
+    parameters and buffers by the id of the old ones), the plain layers among its modules, and empty tables of hooks.
+    """
+    memo = dict(tensors)
+    for module in model.modules():
+        if type(module).__module__.startswith("torch.nn.modules.") and not module._modules:
+            twin = object.__new__(type(module))
+            if _copy_attributes(vars(module), vars(twin), memo):
+                memo[id(module)] = twin
+                continue
+        tables = (value for value in vars(module).values() if type(value) is OrderedDict and not value)
+        memo.update({id(table): OrderedDict() for table in tables})
+    return memo
+
+
+def _copy_attributes(old: Mapping[str, Any], new: dict[str, Any], tensors: Mapping[int, Any]) -> bool:
+    """Fill ``new`` with copies of the attributes of a layer; False where one is neither a tensor nor a plain value."""
+    for name, value in old.items():
+        kind = type(value)
+        if kind in _PLAIN:
+            new[name] = value
+        elif name in ("_parameters", "_buffers"):
+            if not all(tensor is None or id(tensor) in tensors for tensor in value.values()):
+                return False
+            new[name] = {key: None if tensor is None else tensors[id(tensor)] for key, tensor in value.items()}
+        elif kind in (tuple, list, set) and all(type(item) in _PLAIN for item in value):
+            new[name] = kind(value)
+        elif kind in (dict, OrderedDict) and not value:
+            new[name] = kind()
+        else:
+            return False
+    return True
+
+
+_PLAIN = frozenset((int, float, bool, str, type(None), torch.dtype))
+
+
+def is_parametrized(module: nn.Module) -> bool:
+    """As torch's, which takes time where it is not."""
+    return "parametrizations" in module._modules and parametrize.is_parametrized(module)
 
 
 def plain_subclass(module: nn.Module) -> type[nn.Module]:
@@ -65,7 +110,7 @@ def plain_subclass(module: nn.Module) -> type[nn.Module]:
     still a convolution).
     """
     own = type(module)
-    if parametrize.is_parametrized(module) or isinstance(module, nn.Sequential):
+    if is_parametrized(module) or isinstance(module, nn.Sequential):
         return own
     for base in own.__mro__:
         if base in custom.CLASSES or (base.__module__.startswith("torch.nn.modules.") and base is not nn.Module):

@@ -21,10 +21,9 @@ import torch
 import torch.nn.functional as F
 import torchvision.ops
 from torch import fx, nn
-from torch.nn.utils import parametrize
 
 from conet_fx.passes import rules
-from conet_fx.passes.nodes import plain_subclass
+from conet_fx.passes.nodes import is_parametrized, plain_subclass, submodule
 from conet_fx.passes.rules import Rule
 
 
@@ -58,8 +57,8 @@ def lookup(node: fx.Node, root: nn.Module) -> Entry:
     if node.op == "get_attr":
         return PARAMETER
     if node.op == "call_module":
-        module = root.get_submodule(str(node.target))
-        return OPAQUE if parametrize.is_parametrized(module) else MODULES.get(plain_subclass(module), OPAQUE)
+        module = submodule(root, str(node.target))
+        return OPAQUE if is_parametrized(module) else MODULES.get(plain_subclass(module), OPAQUE)
     if node.op == "call_method":
         return METHODS.get(str(node.target), OPAQUE)
     if isinstance(node.target, type) and (dataclasses.is_dataclass(node.target) or hasattr(node.target, "_fields")):

@@ -32,7 +32,7 @@ from conet_fx.errors import TraceError
 from conet_fx.passes import custom
 from conet_fx.passes.inputs import Arguments
 from conet_fx.passes.lines import line_of, user_line
-from conet_fx.passes.nodes import attribute, empty_tables, leaves, plain_subclass, source, tensors
+from conet_fx.passes.nodes import attribute, copies, is_parametrized, leaves, plain_subclass, source, tensors
 from conet_fx.passes.patches import (
     einops_that_takes_proxies,
     factories_that_take_proxies,
@@ -206,7 +206,7 @@ class Recorder(fx.Tracer):
             return False
         if "forward" in vars(m):  # one of its own was put in the place of that of its class
             return False
-        if parametrize.is_parametrized(m) and isinstance(m, _PARAMETRIZED):
+        if is_parametrized(m) and isinstance(m, _PARAMETRIZED):
             return False
         behaves_like = plain_subclass(m)
         known = behaves_like is not type(m) or behaves_like in custom.CLASSES or self.is_leaf(type(m))
@@ -374,7 +374,7 @@ class Recorder(fx.Tracer):
             new = torch.empty_like(tensor, device="meta")
             memo[id(tensor)] = nn.Parameter(new, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else new
         try:
-            root = copy.deepcopy(self.model, memo | empty_tables(self.model))
+            root = copy.deepcopy(self.model, copies(self.model, memo))
         except Exception as error:
             raise TraceError(
                 f"{type(self.model).__name__} cannot be copied ({type(error).__name__}: {error}), and conet-fx works "

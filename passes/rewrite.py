@@ -20,7 +20,7 @@ from conet_fx.passes.depth import Dim
 from conet_fx.passes.info import KEY, annotate
 from conet_fx.passes.inherit import inherit, kept_channels, tensor_path, warn_of_lost_channels
 from conet_fx.passes.islands import Pieces
-from conet_fx.passes.nodes import attribute, empty_tables
+from conet_fx.passes.nodes import attribute, copies, submodule
 from conet_fx.passes.nodes import source as line_of
 from conet_fx.passes.shapes import undisturbed
 from conet_fx.passes.trace import Trace, graph_module_of
@@ -106,11 +106,11 @@ def _draft(
     source: fx.GraphModule, facts: Facts, size: Callable[[Dim], int], drafts: Mapping[int, Any]
 ) -> fx.GraphModule:
     """The resized GraphModule on meta tensors."""
-    memo = {**drafts, **empty_tables(source)}
+    memo = copies(source, drafts)
     parts = {}
     for node in source.graph.nodes:
         if node.op == "call_module" and node.target not in parts:
-            parts[node.target] = copy.deepcopy(source.get_submodule(node.target), memo)
+            parts[node.target] = copy.deepcopy(submodule(source, node.target), memo)
             _set_attributes(parts[node.target], facts.layers.get(node.target), size)
         elif node.op == "get_attr":
             value = attribute(source, node.target)

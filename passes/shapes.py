@@ -19,7 +19,7 @@ from torch import fx, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.node import map_aggregate, map_arg
 
-from conet_fx.passes.nodes import attribute, tensors
+from conet_fx.passes.nodes import attribute, submodule, tensors
 
 _META = torch.device("meta")
 
@@ -68,7 +68,7 @@ class Shapes:
                 args = (args[0].detach(), *args[1:])  # the node before keeps its shape
             return self.run(lambda owner, *args, **kwargs: getattr(owner, name)(*args, **kwargs), args, kwargs)
         if node.op == "call_module":
-            return self.run(root.get_submodule(str(node.target)), args, kwargs)
+            return self.run(submodule(root, str(node.target)), args, kwargs)
         assert callable(node.target)
         return self.run(node.target, args, kwargs)
 
