@@ -1,7 +1,7 @@
 """What becomes of resized networks once they are kept, shipped and rebuilt.
 
     python -m benchmarks.export [--zoo torchvision|timm|all] [--models NAME,...] [--jobs N] [--timeout S]
-                                [--but NAME,...] [--json FILE [--resume [--failed]]] [--markdown FILE]
+                                [--but NAME,...] [--no-programs] [--json FILE [--resume [--failed]]] [--markdown FILE]
 
 Every network is resized with inherited weights (all free groups to random sizes between half and one and a half times
 the present ones, seeded), in a process of its own, with one thread and a time limit. Then, in eval mode:
@@ -10,7 +10,8 @@ the present ones, seeded), in a process of its own, with one thread and a time l
   bit-identical outputs; ``applied``: ``conet_fx.apply`` on the user's class, bit-identical, the same state_dict keys;
 * ``source``: ``format="python"``; another process, in which conet_fx cannot be imported, runs it with the saved weights
   (``strict=True``), bit-identical;
-* ``pt2``, ``onnx``: ``format="torch-export"`` and ``"onnx"`` with a batch of any size, checked by running them;
+* ``pt2``, ``onnx``: ``format="torch-export"`` and ``"onnx"`` with a batch of any size, checked by running them (not
+  with ``--no-programs``: they take most of the time);
 * a network that is traced in pieces (a detector) keeps its class: it is saved and applied, and the ways that need a
   graph have to say so (``class`` in the table);
 * where a program fails, whether the network as it came does so too, which tells a failure of torch's exporter
@@ -74,7 +75,7 @@ SOURCE = ELSEWHERE.format(
 # --- one network, in its own process ------------------------------------------------------------------------
 
 
-def examine(entry: str, report: Callable[[Row], None]) -> None:
+def examine(entry: str, programs: bool, report: Callable[[Row], None]) -> None:
     """Resize one network and try every way; ``report`` gets the row whenever more of it is known."""
     model = zoo.build(entry)
     row: Row = {"parameters": sum(p.numel() for p in model.module.parameters())}
@@ -89,7 +90,7 @@ def examine(entry: str, report: Callable[[Row], None]) -> None:
         report(row)
         return
     with tempfile.TemporaryDirectory() as folder:
-        for name, outcome in ways(model, plan, resized, expected, Path(folder)):
+        for name, outcome in ways(model, plan, resized, expected, Path(folder), programs):
             row[name] = outcome
             report(row)
 
@@ -105,6 +106,7 @@ def ways(
     resized: fx.GraphModule,
     expected: Sequence[torch.Tensor],
     folder: Path,
+    programs: bool,
 ) -> Iterator[tuple[str, str]]:
     """Each check by name, and ``ok`` or what is wrong."""
 
@@ -146,7 +148,7 @@ def ways(
         yield "source", told_class(attempt(source))
     else:
         yield from ((name, "not saved") for name in ("loaded", "applied", "source"))
-    for name, suffix in (("pt2", ".pt2"), ("onnx", ".onnx")):
+    for name, suffix in (("pt2", ".pt2"), ("onnx", ".onnx")) if programs else ():
         given = taken(resized, model.inputs) if isinstance(resized, fx.GraphModule) else model.inputs
         outcome = attempt(lambda file=folder / f"network{suffix}", given=given: export_to(resized, file, given))
         yield name, outcome
@@ -204,7 +206,7 @@ def same(found: Sequence[torch.Tensor], expected: Sequence[torch.Tensor]) -> Non
 
 def passed(row: Row) -> bool:
     """True where every way is open, but for those that torch's own exporters close to the original too."""
-    return "error" not in row and all(row.get(name) in ("ok", CLASS) or of_torch(row, name) for name in CHECKS)
+    return "error" not in row and all(row.get(name, "ok") in ("ok", CLASS) or of_torch(row, name) for name in CHECKS)
 
 
 def of_torch(row: Row, name: str) -> bool:
@@ -236,7 +238,8 @@ def summary_of(rows: Sequence[Row]) -> Iterator[str]:
     """Counts, then every reason."""
     for name in dict.fromkeys(row["network"].split("/")[0] for row in rows):
         some = [row for row in rows if row["network"].startswith(f"{name}/")]
-        counts = [f"{check} {sum(row.get(check) == 'ok' for row in some)}" for check in CHECKS]
+        tried = [check for check in CHECKS if any(check in row for row in some)]
+        counts = [f"{check} {sum(row.get(check) == 'ok' for row in some)}" for check in tried]
         theirs = sum(of_torch(row, check) for row in some for check in ("pt2", "onnx"))
         by_class = sum(row.get("loaded") == CLASS for row in some)
         yield (
@@ -246,7 +249,9 @@ def summary_of(rows: Sequence[Row]) -> Iterator[str]:
     yield ""
     for row in rows:
         for key in ("error", *CHECKS):
-            if row.get(key, "ok") not in ("ok", CLASS, "not saved") and (key != "onnx" or row["onnx"] != row["pt2"]):
+            if row.get(key, "ok") not in ("ok", CLASS, "not saved") and (
+                key != "onnx" or row.get("onnx") != row.get("pt2")
+            ):
                 whose = " (as the original)" if of_torch(row, key) else ""
                 yield f"{row['network']}: {key}{whose}: {row[key]}"
 
@@ -274,8 +279,10 @@ def write_markdown(path: Path, text: str) -> None:
     path.write_text(before + BEGIN + text + END + rest.partition(END)[2])
 
 
-def measure(entry: str, timeout: float) -> Row:
-    result, ended = run_in_process(["benchmarks.export", "--one", entry], timeout)
+def measure(entry: str, programs: bool, timeout: float) -> Row:
+    result, ended = run_in_process(
+        ["benchmarks.export", "--one", entry, *(["--no-programs"] * (not programs))], timeout
+    )
     row = {"network": entry, **result}
     if ended != "finished":
         row["error"] = ended
@@ -287,6 +294,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--zoo", choices=("torchvision", "timm", "all"), default="torchvision")
     parser.add_argument("--models", metavar="NAME,...", help="only these (parts of names do: 'resnet18,/vgg')")
     parser.add_argument("--but", metavar="NAME,...", default="", help="leave these out (parts of names do)")
+    parser.add_argument(
+        "--programs", action=argparse.BooleanOptionalAction, default=True, help="torch.export and ONNX too"
+    )
     parser.add_argument("--jobs", type=int, default=1, help="processes at a time (default 1)")
     parser.add_argument("--timeout", type=float, default=300, help="CPU seconds for one network (default 300)")
     parser.add_argument(
@@ -300,9 +310,9 @@ def main(arguments: list[str] | None = None) -> None:
     if options.one:
         warnings.simplefilter("ignore")
         torch.set_num_threads(1)
-        examine(options.one, show_row)
+        examine(options.one, options.programs, show_row)
         return
-    for package in ("onnx", "onnxscript", "onnxruntime"):
+    for package in ("onnx", "onnxscript", "onnxruntime") if options.programs else ():
         if importlib.util.find_spec(package) is None:
             sys.exit(f"{package} is not installed: pip install '.[onnx]'")
     rows = kept_rows(options, passed)
@@ -314,7 +324,7 @@ def main(arguments: list[str] | None = None) -> None:
     ]
 
     def work(name: str) -> bool:
-        rows[name] = measure(name, options.timeout)
+        rows[name] = measure(name, options.programs, options.timeout)
         if options.out:
             write_rows(options.out, list(rows.values()))
         return passed(rows[name])
@@ -325,7 +335,11 @@ def main(arguments: list[str] | None = None) -> None:
     if options.markdown:
         told = {"zoo": options.zoo, "models": options.models, "but": options.but}  # what is measured, not where it goes
         command = " ".join(
-            ["python -m benchmarks.export", *(f"--{name} {value}" for name, value in told.items() if value)]
+            [
+                "python -m benchmarks.export",
+                *(f"--{name} {value}" for name, value in told.items() if value),
+                *(["--no-programs"] * (not options.programs)),
+            ]
         )
         write_markdown(options.markdown, markdown_of(shown, command))
 

@@ -11,7 +11,7 @@ import dataclasses
 import math
 import operator
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import fx, nn
@@ -24,7 +24,17 @@ from conet_fx.passes.record import Recorder
 from conet_fx.passes.shapes import Shapes
 
 Number = int | float
-Owner = tuple[str, str]  # path of a module, name of an attribute
+
+
+class Owner(NamedTuple):
+    """An attribute of a module, or the item of one that is a tuple or a list."""
+
+    path: str
+    name: str
+    item: int | None = None
+
+    def __str__(self) -> str:
+        return ".".join(filter(None, (self.path, self.name))) + ("" if self.item is None else f"[{self.item}]")
 
 
 class Named(int):

@@ -77,9 +77,8 @@ SPELT: dict[str, tuple[Callable[[Block, Tensor], Tensor], str]] = {
     "parts": (lambda net, x: torch.cat(x.split(3, 1)[::-1], 1), "3 where the recipe has 2, in split"),
     "a slice": (lambda net, x: torch.cat([x[:, 3:], x[:, :3]], 1), "3 where the recipe has 4, in getitem"),
     "arithmetic": (lambda net, x: x.view(-1, net.half * 2, 6, 6), "6 where the recipe has 4, in view"),
-    "a list": (lambda net, x: x.view(net.shape), "6 where the recipe has 4, in view"),
     "two uses": (lambda net, x: F.adaptive_avg_pool2d(x.view(-1, net.both, 6, 6), net.both), r"6 \(block.both\) where"),
-    "a property": (lambda net, x: x.view(x.size(0), len(net.shape) + 2, 6, 6), "6 where the recipe has 4, in view"),
+    "a property": (lambda net, x: x.view(x.size(0), len(net.four) + 2, 6, 6), "6 where the recipe has 4, in view"),
 }
 
 
@@ -87,7 +86,7 @@ SPELT: dict[str, tuple[Callable[[Block, Tensor], Tensor], str]] = {
 @pytest.mark.parametrize("kind", SPELT)
 def test_a_width_that_is_spelt_out_is_refused_with_its_line(kind: str, training: bool, tmp_path: Path) -> None:
     body, message = SPELT[kind]
-    model = Net(body, half=3, shape=[2, 6, 6, 6], both=6).train(training)
+    model = Net(body, half=3, four="four", both=6).train(training)
     saved(model, tmp_path)
     before = {path: dict(vars(module)) for path, module in model.named_modules()}
     line = inspect.getsourcelines(body)[1]
@@ -99,7 +98,7 @@ def test_a_width_that_is_spelt_out_is_refused_with_its_line(kind: str, training:
 
 @pytest.mark.parametrize("kind", SPELT)
 def test_a_width_that_stays_may_be_spelt_out(kind: str, tmp_path: Path) -> None:
-    model = Net(SPELT[kind][0], half=3, shape=[-1, 6, 6, 6], both=6)
+    model = Net(SPELT[kind][0], half=3, four="four", both=6)
     present = {group.name: group.size for group in conet_fx.analyze(model, X).free}
     resized = saved(model, tmp_path, **present)
     assert same(conet_fx.apply(model, tmp_path), resized, X)
@@ -118,6 +117,52 @@ def test_an_attribute_that_is_a_width_and_nothing_else_is_set(tmp_path: Path) ->
     assert type(block.width) is type(block.high) is int
     again = conet_fx.apply(applied, tmp_path)  # it has the sizes already
     assert same(again, resized, X)
+
+
+def test_widths_in_tuples_and_what_is_computed_from_attributes(tmp_path: Path) -> None:
+    def body(net: Block, x: Tensor) -> Tensor:
+        first, second = x.split(net.parts, 1)
+        x = torch.cat([second, first], 1).view(net.shape)
+        return x.reshape(-1, net.width * 36).reshape(-1, net.width, 6, 6)
+
+    class Parted(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.more, self.head = nn.Conv2d(3, 4, 1), nn.Conv2d(3, 2, 1), nn.Conv2d(6, 4, 1)
+            self.block = Block(body, parts=[4, 2], shape=(2, 6, 6, 6), width=6)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.block(torch.cat([self.stem(x), self.more(x)], 1)))
+
+    model = Parted()
+    resized = saved(model, tmp_path, stem=7, more=1)
+    applied = conet_fx.apply(model, tmp_path)
+    assert same(applied, resized, X)
+    assert (applied.block.parts, applied.block.shape, applied.block.width) == ([7, 1], (2, 8, 6, 6), 8)
+    assert (model.block.parts, model.block.shape, model.block.width) == ([4, 2], (2, 6, 6, 6), 6)
+    assert {type(width) for width in (*applied.block.parts, *applied.block.shape)} == {int}
+
+
+@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
+def test_an_attribute_is_set_where_the_other_mode_takes_another_path(training: bool, tmp_path: Path) -> None:
+    def body(net: Block, x: Tensor) -> Tensor:
+        x = x.reshape(-1, net.width, 6, 6)
+        return F.relu(x) * 2 if net.training else x[:, : net.width] + x
+
+    model = Net(body, width=6).train(training)
+    resized = saved(model, tmp_path)
+    applied = conet_fx.apply(model, tmp_path)
+    assert applied.block.width == 4
+    assert same(applied, resized, X)
+
+    def breaks(net: Block, x: Tensor) -> Tensor:
+        x = x.reshape(-1, net.width, 6, 6)
+        return F.relu(x) * 2 if net.training == training else x + torch.ones(1, 6, 1, 1)
+
+    model = Net(breaks, width=6).train(training)
+    saved(model, tmp_path / "other")
+    with pytest.raises(RecipeError, match=r"6 \(block.width\) where the recipe has 4"):
+        conet_fx.apply(model, tmp_path / "other")
 
 
 def test_one_attribute_of_two_groups_is_not_guessed(tmp_path: Path) -> None:

@@ -33,8 +33,9 @@ _WAY_OUT = (
 def settle_widths(resized: nn.Module, model: nn.Module, recipe: Recipe, built: GraphModule) -> None:
     """Set the integer attributes of ``resized`` that are widths of the graph and nothing else to those of the recipe.
 
-    An attribute is set where the graph has another number wherever ``forward`` uses it as it is, always the same, and
-    where ``forward`` then has all the numbers of the graph, in both modes. ``model``: the caller's, before.
+    An attribute (or an item of a tuple or list) is set where the graph has another number wherever ``forward`` uses it
+    as it is, always the same, and where ``forward`` then has all the numbers of the graph, those computed from
+    attributes included, in both modes. ``model``: the caller's, before.
 
     A recipe that does not say what it was traced on, and a model that takes another path in both modes, are taken as
     they are.
@@ -57,11 +58,15 @@ def settle_widths(resized: nn.Module, model: nn.Module, recipe: Recipe, built: G
         wrong = _wrong(followed, model, call, built)
         if not wrong:
             return
-        fixes = _attributes(followed, wrong)
-        if fixes and all(followed):
+        still, fixes = wrong, dict[Owner, int]()
+        lost = False  # what could be followed, no longer
+        while not lost and (more := _attributes(followed, still)).keys() - fixes.keys():
+            fixes |= more
             _set(sketch, fixes)
-            again = _in_both_modes(sketch, call, built)
-            if all(again) and not _wrong(again, model, call, built):
+            again = _in_both_modes(_named(sketch, leaves), call, built)
+            lost = any(before and not after for before, after in zip(followed, again, strict=False))
+            followed, still = again, _wrong(again, model, call, built)
+            if not lost and not still and not _breaks(sketch, model, call):
                 _set(resized, fixes)
                 return
     raise RecipeError(
@@ -119,14 +124,20 @@ def _named(sketch: nn.Module, leaves: Collection[str]) -> nn.Module:
     named = copy.deepcopy(sketch)
     for path, module in named.named_modules():
         if path not in leaves and not isinstance(module, GraphModule):
-            own = {name: value for name, value in vars(module).items() if type(value) is int}
-            vars(module).update({name: Named.of(value, (path, name)) for name, value in own.items()})
+            for name, value in vars(module).items():
+                if type(value) is int:
+                    vars(module)[name] = Named.of(value, Owner(path, name))
+                elif type(value) in (tuple, list) and all(type(item) is int for item in value):
+                    items = (Named.of(item, Owner(path, name, number)) for number, item in enumerate(value))
+                    vars(module)[name] = type(value)(items)
     return named
 
 
 def _set(model: nn.Module, fixes: dict[Owner, int]) -> None:
-    for (path, name), value in fixes.items():
-        vars(model.get_submodule(path))[name] = value
+    for (path, name, item), number in fixes.items():
+        own = vars(model.get_submodule(path))
+        value = own[name]
+        own[name] = number if item is None else type(value)((*value[:item], number, *value[item + 1 :]))
 
 
 def _in_both_modes(model: nn.Module, call: Arguments, built: GraphModule) -> list[Followed | None]:
@@ -157,14 +168,15 @@ def _wrong(
 
 
 def _attributes(followed: Iterable[Followed | None], wrong: dict[tuple[str, int], Use]) -> dict[Owner, int]:
-    """What attributes would have to be, or nothing where that does not tell all that is wrong."""
+    """What the attributes among ``wrong`` would have to be, where that is one number. Others may be computed from them:
+    following once more tells.
+    """
     wanted: dict[Owner, set[int]] = {}
     for use in (use for each in followed if each for use in each.uses):
         if use.owner is not None:
             wanted.setdefault(use.owner, set()).add(int(use.wanted))
-    owners = {use.owner for use in wrong.values()}
-    fixes = {owner: min(wanted[owner]) for owner in owners if owner is not None and len(wanted[owner]) == 1}
-    return fixes if len(fixes) == len(owners) else {}
+    owners = {use.owner for use in wrong.values() if use.owner is not None}
+    return {owner: min(wanted[owner]) for owner in owners if len(wanted[owner]) == 1}
 
 
 def _said(wrong: dict[tuple[str, int], Use]) -> str:
@@ -173,7 +185,7 @@ def _said(wrong: dict[tuple[str, int], Use]) -> str:
 
 
 def _line(use: Use) -> str:
-    name = ".".join(filter(None, use.owner)) if use.owner else ""
+    name = str(use.owner or "")
     where = f"module {use.scope!r}" if use.scope else "the model itself"
     return (
         f"{use.found}{f' ({name})' if name else ''} where the recipe has {use.wanted}, in {use.operator} at {use.line} "
@@ -189,6 +201,13 @@ def _must_run(sketch: nn.Module, model: nn.Module, call: Arguments) -> None:
         raise RecipeError(
             f"this {qualified_name(type(model))} does not run at the sizes of the recipe: {failures[0]}. {_WAY_OUT}"
         )
+
+
+def _breaks(sketch: nn.Module, model: nn.Module, call: Arguments) -> bool:
+    """Whether ``sketch`` fails in a mode, perhaps one that cannot be followed, in which ``model`` runs."""
+    failures = list(_failures(sketch, call))
+    before = _sketch(model)
+    return bool(failures) and (before is None or len(failures) > len(list(_failures(before, call))))
 
 
 def _failures(model: nn.Module, call: Arguments) -> Iterator[TraceError]:
