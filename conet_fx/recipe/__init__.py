@@ -124,8 +124,8 @@ def apply(model: nn.Module, source: str | os.PathLike[str] | Recipe) -> nn.Modul
     State dict keys, hooks, modes, devices, ``requires_grad`` and tensors outside the graph stay as in
     ``model``, which is not changed. A ``forward`` that spells out channel counts (``x.view(-1, 512)``) is
     code, which a recipe cannot resize: it is followed on the meta device, on inputs like those of the recipe, and
-    refused with the line to change. Where the count is an attribute (``x.view(-1, self.width)``) that is a width and
-    nothing else, the attribute is set.
+    refused with the line to change. Where the count is an attribute (``x.view(-1, self.width)``, an item of
+    ``x.split(self.parts, 1)``) that is a width and nothing else, or computed from one, the attribute is set.
 
     Args:
         model: an instance, of any sizes, of the class that the recipe was made from.
