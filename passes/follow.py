@@ -38,27 +38,50 @@ class Owner(NamedTuple):
 
 
 class Named(int):
-    """An integer that knows which attribute of which module it is; what is computed with it does not."""
+    """An integer that knows which attribute of which module it is (``owner``), or which ones it was computed from:
+    ``bases`` holds their values.
+    """
 
-    owner: Owner
+    owner: Owner | None
+    bases: Mapping[Owner, int]
 
     @classmethod
     def of(cls, value: int, owner: Owner) -> Named:
         """``value`` as what ``owner`` holds."""
         named = cls(value)
-        named.owner = owner
+        named.owner, named.bases = owner, {owner: value}
         return named
+
+
+def _computed(name: str) -> Callable[[Named, Any], Any]:
+    """An operator of integers, whose result knows what it was computed from."""
+
+    def compute(self: Named, other: Any) -> Any:
+        result = getattr(int, name)(self, other)
+        if type(result) is int:
+            result = Named(result)
+            result.owner, result.bases = None, {**self.bases, **getattr(other, "bases", {})}
+        return result
+
+    return compute
+
+
+for _name in ("add", "sub", "mul", "floordiv"):
+    for _operator in (f"__{_name}__", f"__r{_name}__"):
+        setattr(Named, _operator, _computed(_operator))
 
 
 @dataclasses.dataclass(frozen=True)
 class Use:
-    """A number of the model's where the graph has one: both, the attribute that it was read from, which node of the
-    graph, which number of that, and where in the user's code: operator, "file:line", path of the module.
+    """A number of the model's where the graph has one: both, the attribute that it was read from, those that it was
+    computed from with their values, which node of the graph, which number of that, and where in the user's code:
+    operator, "file:line", path of the module.
     """
 
     found: Number
     wanted: Number
     owner: Owner | None
+    bases: Mapping[Owner, int]
     node: str
     place: int
     operator: str
@@ -166,7 +189,8 @@ class _Counterparts(Shapes):
         for place, (our, their) in enumerate(found):
             known = next((node.meta for node in (ours, *ours.users) if node.meta.get("source")), {})
             line, scope = known.get("source", ""), known.get("scope", "")
-            uses.append(Use(our, their, getattr(our, "owner", None), theirs.name, place, name, line, scope))
+            owner, bases = getattr(our, "owner", None), getattr(our, "bases", {})
+            uses.append(Use(our, their, owner, bases, theirs.name, place, name, line, scope))
         if any(use.differs for use in uses) and self._are_the_same(ours, theirs):
             uses = []
         self._uses[ours] = uses

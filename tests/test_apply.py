@@ -76,7 +76,10 @@ SPELT: dict[str, tuple[Callable[[Block, Tensor], Tensor], str]] = {
     "a list of parts": (lambda net, x: torch.cat(torch.split(x, [3, 3], 1), 1), "3 where the recipe has 4, in split"),
     "parts": (lambda net, x: torch.cat(x.split(3, 1)[::-1], 1), "3 where the recipe has 2, in split"),
     "a slice": (lambda net, x: torch.cat([x[:, 3:], x[:, :3]], 1), "3 where the recipe has 4, in getitem"),
-    "arithmetic": (lambda net, x: x.view(-1, net.half * 2, 6, 6), "6 where the recipe has 4, in view"),
+    "arithmetic": (
+        lambda net, x: x.view(-1, net.half + 3, 6, 6),
+        r"6 \(from block.half\) where the recipe has 4, in view",
+    ),
     "two uses": (lambda net, x: F.adaptive_avg_pool2d(x.view(-1, net.both, 6, 6), net.both), r"6 \(block.both\) where"),
     "a property": (lambda net, x: x.view(x.size(0), len(net.four) + 2, 6, 6), "6 where the recipe has 4, in view"),
 }
@@ -123,13 +126,14 @@ def test_widths_in_tuples_and_what_is_computed_from_attributes(tmp_path: Path) -
     def body(net: Block, x: Tensor) -> Tensor:
         first, second = x.split(net.parts, 1)
         x = torch.cat([second, first], 1).view(net.shape)
-        return x.reshape(-1, net.width * 36).reshape(-1, net.width, 6, 6)
+        x = x.reshape(-1, net.width * 36).reshape(-1, net.width, 6, 6)
+        return x.reshape(-1, net.half * 2, 6, 6).reshape(-1, 2 * (net.double // net.two // 2), 6, 6)
 
     class Parted(nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.stem, self.more, self.head = nn.Conv2d(3, 4, 1), nn.Conv2d(3, 2, 1), nn.Conv2d(6, 4, 1)
-            self.block = Block(body, parts=[4, 2], shape=(2, 6, 6, 6), width=6)
+            self.block = Block(body, parts=[4, 2], shape=(2, 6, 6, 6), width=6, half=3, double=12, two=2)
 
         def forward(self, x: Tensor) -> Tensor:
             return self.head(self.block(torch.cat([self.stem(x), self.more(x)], 1)))
@@ -139,6 +143,7 @@ def test_widths_in_tuples_and_what_is_computed_from_attributes(tmp_path: Path) -
     applied = conet_fx.apply(model, tmp_path)
     assert same(applied, resized, X)
     assert (applied.block.parts, applied.block.shape, applied.block.width) == ([7, 1], (2, 8, 6, 6), 8)
+    assert (applied.block.half, applied.block.double, applied.block.two) == (4, 16, 2)
     assert (model.block.parts, model.block.shape, model.block.width) == ([4, 2], (2, 6, 6, 6), 6)
     assert {type(width) for width in (*applied.block.parts, *applied.block.shape)} == {int}
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Collection, Iterable, Iterator
+from fractions import Fraction
 
 import torch
 from torch import nn
@@ -168,14 +169,24 @@ def _wrong(
 
 
 def _attributes(followed: Iterable[Followed | None], wrong: dict[tuple[str, int], Use]) -> dict[Owner, int]:
-    """What the attributes among ``wrong`` would have to be, where that is one number. Others may be computed from them:
-    following once more tells.
+    """What the attributes that ``wrong`` numbers are, or are computed from, would have to be, where that is one number.
+
+    An attribute of which numbers are computed is taken to be in proportion to them: that is a guess, which following
+    once more confirms or not.
     """
+    uses = [use for each in followed if each for use in each.uses]
     wanted: dict[Owner, set[int]] = {}
-    for use in (use for each in followed if each for use in each.uses):
+    for use in uses:
         if use.owner is not None:
             wanted.setdefault(use.owner, set()).add(int(use.wanted))
-    owners = {use.owner for use in wrong.values() if use.owner is not None}
+    known = set(wanted)
+    for use in uses:
+        unknown = [base for base in use.bases if base not in known]
+        if unknown and use.found:
+            base = max(unknown, key=use.bases.__getitem__)  # rather than the number of heads or branches
+            guess = round(Fraction(use.bases[base]) * Fraction(use.wanted) / Fraction(use.found))
+            wanted.setdefault(base, set()).add(guess)
+    owners = {owner for use in wrong.values() for owner in use.bases if owner in wanted}
     return {owner: min(wanted[owner]) for owner in owners if len(wanted[owner]) == 1}
 
 
@@ -185,7 +196,7 @@ def _said(wrong: dict[tuple[str, int], Use]) -> str:
 
 
 def _line(use: Use) -> str:
-    name = str(use.owner or "")
+    name = str(use.owner or "") or ("from " + ", ".join(map(str, use.bases)) if use.bases else "")
     where = f"module {use.scope!r}" if use.scope else "the model itself"
     return (
         f"{use.found}{f' ({name})' if name else ''} where the recipe has {use.wanted}, in {use.operator} at {use.line} "
