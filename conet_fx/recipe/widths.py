@@ -67,7 +67,7 @@ def settle_widths(resized: nn.Module, model: nn.Module, recipe: Recipe, built: G
             again = _in_both_modes(_named(sketch, leaves), call, built)
             lost = any(before and not after for before, after in zip(followed, again, strict=False))
             followed, still = again, _wrong(again, model, call, built)
-            if not lost and not still and not _breaks(sketch, model, call):
+            if not lost and not still and (all(again) or not _breaks(sketch, model, call)):
                 _set(resized, fixes)
                 return
     raise RecipeError(
