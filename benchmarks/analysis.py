@@ -175,6 +175,17 @@ def measure_rewrite(name: str, repeats: int) -> None:
     medians(repeats, runs, lambda row: show_row({**told, **row, "rewrite": row["resize"] - row["weights"]}))
 
 
+class Functional(nn.Module):
+    """Weights that ``forward`` reads by itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(torch.zeros(8, 8, 1, 1)), nn.Parameter(torch.zeros(8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.conv2d(x, self.weight, self.bias).relu()
+
+
 class Dense(nn.Module):
     """A block of DenseNet, of as many layers as the longest that DenseNet-121 has, and a transition."""
 
@@ -194,6 +205,7 @@ KINDS: dict[str, Callable[[], nn.Module]] = {
     "plain": Plain,
     "residual": Residual,
     "shuffle": Shuffled,
+    "functional": Functional,
     "DenseNet": Dense,
 }
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import dataclasses
+import functools
 import math
 import operator
 import types
@@ -258,7 +259,18 @@ class Recorder(fx.Tracer):
             self.reads_mode = True
             return attr_val
         self._parameter_proxies = parameter_proxy_cache
-        return super().getattr(attr, attr_val, parameter_proxy_cache)
+        name, tensor = self._names.get(id(attr_val), ("", None))
+        if tensor is None or tensor is not attr_val:
+            return super().getattr(attr, attr_val, parameter_proxy_cache)
+        if name not in parameter_proxy_cache:
+            parameter_proxy_cache[name] = self.create_proxy("get_attr", name, (), {})
+        return parameter_proxy_cache[name]
+
+    @functools.cached_property
+    def _names(self) -> dict[int, tuple[str, torch.Tensor]]:
+        """Parameters and buffers by id: torch.fx goes through all of them for each that a ``forward`` reads."""
+        held = [*self.root.named_buffers(), *self.root.named_parameters()]
+        return {id(tensor): (name, tensor) for name, tensor in held if isinstance(tensor, torch.Tensor)}
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
         return Proxy(node, self)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import operator
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from typing import Any
 
@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import fx, nn
 from torch.nn.modules.conv import _ConvNd
 
-from conet_fx.passes.call import Call, Int, Layout, NoRule, Tensor, Value, dims_in, fixed_like, product
+from conet_fx.passes.call import Call, Int, Layer, Layout, NoRule, Tensor, Value, dims_in, fixed_like, product
 from conet_fx.passes.depth import Dim, Slot, is_fixed
 from conet_fx.passes.labels import Fields, MarkCall, Marker
 from conet_fx.passes.nodes import attribute
@@ -507,9 +507,9 @@ class FunctionalLayerNorm(Rule):
 
 def _owns(call: Call, read: Dim, x: Dim, out: Dim) -> str | None:
     """Note who writes ``out`` and reads ``x``: the module of the parameter whose axis ``read`` is summed with ``x``."""
-    for layer in call.facts.layers.values():
+    for layer in _parameters_of(call):
         for role, dim in layer.dims.items():
-            if layer.kind == "parameter" and call.depths.resolve(dim) == call.depths.resolve(read):
+            if call.depths.resolve(dim) == call.depths.resolve(read):
                 path = layer.path.partition(".parametrizations.")[0]
                 path = path if path != layer.path else layer.path.rpartition(".")[0] or layer.path
                 called = call.node.graph.find_nodes(op="call_module", target=path)
@@ -523,6 +523,19 @@ def _owns(call: Call, read: Dim, x: Dim, out: Dim) -> str | None:
                 return path
     call.mixes(read)  # nothing is there to be set to zero for a new channel
     return None
+
+
+def _parameters_of(call: Call) -> Iterator[Layer]:
+    """The parameters that the weight is, or is computed from, nearest first."""
+    nodes = [call.raw("weight")]
+    seen = set(nodes)
+    for node in nodes:
+        layer = call.facts.layers.get(str(node.target)) if node.op == "get_attr" else None
+        if layer is not None and layer.kind == "parameter":
+            yield layer
+        new = [operand for operand in node.all_input_nodes if operand not in seen]
+        nodes += new
+        seen.update(new)
 
 
 def _keeps_zeros(weight: Any) -> bool:
