@@ -75,7 +75,7 @@ SOURCE = ELSEWHERE.format(
 # --- one network, in its own process ------------------------------------------------------------------------
 
 
-def examine(entry: str, programs: bool, report: Callable[[Row], None]) -> None:
+def examine(entry: str, report: Callable[[Row], None], programs: bool = True) -> None:
     """Resize one network and try every way; ``report`` gets the row whenever more of it is known."""
     model = zoo.build(entry)
     row: Row = {"parameters": sum(p.numel() for p in model.module.parameters())}
@@ -310,7 +310,7 @@ def main(arguments: list[str] | None = None) -> None:
     if options.one:
         warnings.simplefilter("ignore")
         torch.set_num_threads(1)
-        examine(options.one, options.programs, show_row)
+        examine(options.one, show_row, options.programs)
         return
     for package in ("onnx", "onnxscript", "onnxruntime") if options.programs else ():
         if importlib.util.find_spec(package) is None:

@@ -14,10 +14,10 @@ from benchmarks.export import Row
 from tests.tiny import TinyNet
 
 
-def row_of(model: zoo.Model, monkeypatch: pytest.MonkeyPatch) -> Row:
+def row_of(model: zoo.Model, monkeypatch: pytest.MonkeyPatch, **options: bool) -> Row:
     monkeypatch.setattr(zoo, "build", lambda entry: model)
     rows: list[Row] = []
-    export.examine("any", rows.append)
+    export.examine("any", rows.append, **options)
     return {"network": "zoo/any", **rows[-1]}
 
 
@@ -25,6 +25,30 @@ def test_a_network_that_goes_every_way(monkeypatch: pytest.MonkeyPatch) -> None:
     row = row_of(zoo.Model(TinyNet().eval(), torch.randn(2, 1, 6, 6)), monkeypatch)
     assert {name: row[name] for name in export.CHECKS} == dict.fromkeys(export.CHECKS, "ok")
     assert row["groups"] == 2
+    assert export.passed(row)
+
+
+def test_without_programs(monkeypatch: pytest.MonkeyPatch) -> None:
+    row = row_of(zoo.Model(TinyNet().eval(), torch.randn(2, 1, 6, 6)), monkeypatch, programs=False)
+    assert [export.cell(row, name) for name in export.CHECKS] == ["ok"] * 4 + ["-"] * 2
+    assert export.passed(row)
+
+
+class Deciding(nn.Module):
+    """Traced in pieces."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Conv2d(4, 2, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        return x if bool(x.sum() > 0) else -x
+
+
+def test_a_network_that_keeps_its_class(monkeypatch: pytest.MonkeyPatch) -> None:
+    row = row_of(zoo.Model(Deciding().eval(), torch.randn(2, 3, 4, 4)), monkeypatch, programs=False)
+    assert [export.cell(row, name) for name in export.CHECKS[:4]] == ["ok", "class", "ok", "class"]
     assert export.passed(row)
 
 
@@ -70,7 +94,7 @@ def test_the_page(tmp_path: Path) -> None:
     assert text.endswith(f"{export.END}after\n")
     assert "old" not in text
     assert (
-        "of 3 networks saved 3, loaded 3, applied 3, source 2, pt2 3, onnx 2; 1 failures of torch's exporters" in text
+        "of 3 networks saved 3, loaded 3, applied 3, source 2, pt2 3, onnx 2; 0 keep their class; 1 failures of" in text
     )
     assert "| zoo/b | 1,000 | 2 | ok | ok | ok | ok | ok | torch |" in text
     assert "* zoo/b: onnx (as the original): no form" in text
