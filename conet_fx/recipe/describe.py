@@ -1,4 +1,4 @@
-"""GraphModule -> Recipe."""
+"""nn.Module -> Recipe, with its graph where it is a GraphModule."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ of the shapes that the recipe was made on (:mod:`conet_fx.passes.follow`).
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable
 from fractions import Fraction
 
 import torch
@@ -206,25 +206,27 @@ def _line(use: Use) -> str:
 
 def _must_run(sketch: nn.Module, model: nn.Module, call: Arguments) -> None:
     """Raise where ``sketch`` runs in neither mode, but ``model`` does: all that can be told of another path."""
-    failures = list(_failures(sketch, call))
+    failures = _failures(sketch, call)
     before = _sketch(model)
-    if len(failures) == 2 and before is not None and len(list(_failures(before, call))) < 2:
+    if len(failures) == 2 and before is not None and len(_failures(before, call)) < 2:
         raise RecipeError(
-            f"this {qualified_name(type(model))} does not run at the sizes of the recipe: {failures[0]}. {_WAY_OUT}"
+            f"this {qualified_name(type(model))} does not run at the sizes of the recipe: {failures[False]}. {_WAY_OUT}"
         )
 
 
 def _breaks(sketch: nn.Module, model: nn.Module, call: Arguments) -> bool:
     """Whether ``sketch`` fails in a mode, perhaps one that cannot be followed, in which ``model`` runs."""
-    failures = list(_failures(sketch, call))
+    failures = _failures(sketch, call)
     before = _sketch(model)
-    return bool(failures) and (before is None or len(failures) > len(list(_failures(before, call))))
+    return bool(failures) and (before is None or not failures.keys() <= _failures(before, call).keys())
 
 
-def _failures(model: nn.Module, call: Arguments) -> Iterator[TraceError]:
-    """What each mode has against the call."""
+def _failures(model: nn.Module, call: Arguments) -> dict[bool, TraceError]:
+    """What the present mode (False) and the other (True) have against the call."""
+    found: dict[bool, TraceError] = {}
     for flip_mode in (False, True):
         try:
             Recorder(model, call, ops.knows, flip_mode).record()
         except TraceError as error:
-            yield error
+            found[flip_mode] = error
+    return found

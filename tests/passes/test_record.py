@@ -428,3 +428,15 @@ def test_a_moving_average_can_be_trained_twice() -> None:
     assert resized.scale.grad is not None
     assert bool((resized.scale == 2).all())
     assert not resized.mean.requires_grad
+
+
+def test_a_function_that_cannot_be_looked_into_fails_with_its_line() -> None:
+    def forward(self: nn.Module, x: Tensor) -> Tensor:
+        x = self.a(x).flatten(2).permute(2, 0, 1)
+        weights = (self.w, self.b, None, None, False, 0.0, self.out.weight, self.out.bias)
+        return F.multi_head_attention_forward(x, x, x, self.width, 2, *weights)[0]
+
+    parts = {"w": nn.Parameter(torch.rand(12, 4)), "b": nn.Parameter(torch.rand(12)), "out": nn.Linear(4, 4)}
+    assert conet_fx.analyze(net(forward, a=conv(3, 4), width=4, **parts), IMAGE).groups
+    with pytest.raises(TraceError, match=r"multi_head_attention_forward at .*test_record.py:\d+.* dimension of 6"):
+        conet_fx.analyze(net(forward, a=conv(3, 4), width=6, **parts), IMAGE)
