@@ -1,7 +1,8 @@
 """Which networks conet-fx can follow, how far, and whether what it then promises holds.
 
-    python -m benchmarks.coverage [--zoo torchvision|timm|all] [--models NAME,...] [--alone N | --every] [--peers]
-                                  [--jobs N] [--timeout S] [--out FILE [--resume [--failed]]] [--markdown FILE]
+    python -m benchmarks.coverage [--zoo torchvision|timm|all] [--models NAME,...] [--alone N | --every]
+                                  [--peers torch-pruning modelopt] [--jobs N] [--timeout S]
+                                  [--out FILE [--resume [--failed]]] [--markdown FILE]
 
 Every network runs in a process of its own, with one thread and a time limit, so a crash or a hang is one row. A
 row says what the plan found: free groups, frozen ones by reason, operators that are not followed, and convolutions that
@@ -15,7 +16,7 @@ reason, which is a fault. Then what :mod:`tests.passes.battery` says of it:
 * ``masks``: shrunken with inherited weights it equals the original with the other channels masked (norm statistics and
   layer scales random; groups whose channels an operator mixes are left out, and their number told).
 
-All of it once more with ``resize_linear=True`` where linear layers keep groups frozen. ``--peers``: Torch-Pruning on
+All of it once more with ``resize_linear=True`` where linear layers keep groups frozen. ``--peers``: other tools on
 the same networks (see :mod:`benchmarks.peers`).
 """
 
@@ -42,6 +43,7 @@ from torch import nn
 
 import conet_fx
 from benchmarks import zoo
+from benchmarks.peers import TOOLS
 from benchmarks.processes import describe, run_in_process, show_results, show_row, work_through, write_rows
 from conet_fx.plan import ChannelPlan
 from tests.passes import battery
@@ -246,13 +248,14 @@ def table_of(rows: Sequence[Row]) -> Table:
     for name in ("network", "s", "nodes", "groups", "free convs", "frozen", "lost", "alone", "all", "same", "masks"):
         table.add_column(name, justify="left" if name == "network" else "right")
     table.add_column("linear")
-    if any("peer" in row for row in rows):
-        table.add_column("Torch-Pruning")
+    tools = [tool.name for tool in TOOLS.values() if any(tool.name in row.get("peers", {}) for row in rows)]
+    for name in tools:
+        table.add_column(name)
     for row in rows:
         linear = row.get("linear")
         cells = [row["network"], *cells_of(row), linear_cell(linear) if linear else "-"]
-        if any("peer" in other for other in rows):
-            cells.append("-" if "peer" not in row else peer_cell(row["peer"]))
+        peers = row.get("peers", {})
+        cells += [peer_cell(peers[name]) if name in peers else "-" for name in tools]
         table.add_row(*cells, style=None if passed(row) else "red")
     return table
 
@@ -327,12 +330,14 @@ def summary_of(rows: Sequence[Row]) -> Iterator[str]:
             f"{called['free']:,} of {total:,} convolutions free, {called['frozen']:,} frozen, {called['lost']} lost; "
             + ", ".join(f"{check} {good}/{ran}" for check, (good, ran) in right.items())
         )
-        pruned = [row["peer"] for row in some if "peer" in row]
-        if pruned:
-            yield (
-                f"{name}: Torch-Pruning {sum(peer['verdict'] == 'ok' for peer in pruned)} of {len(pruned)} networks, "
-                f"{sum(peer.get('halved', 0) for peer in pruned):,} convolutions made smaller"
-            )
+        for tool in TOOLS.values():
+            pruned = [row["peers"][tool.name] for row in some if tool.name in row.get("peers", {})]
+            right_ones = [peer for peer in pruned if peer["verdict"] == "ok"]
+            if pruned:
+                yield (
+                    f"{name}: {tool.name} {len(right_ones)} of {len(pruned)} networks, "
+                    f"{sum(peer['halved'] for peer in right_ones):,} convolutions made smaller in these"
+                )
     yield ""
     for row in rows:
         for title, part in (("", row), (" (resize_linear)", row.get("linear", {}))):
@@ -357,9 +362,11 @@ def measure(entry: str, options: argparse.Namespace, old: Row) -> Row:
         row |= result | {"ended": ended}
         if ended != "finished":
             row["error"] = ended
-    if options.peers and "peer" not in row and not entry.endswith(":train"):  # Torch-Pruning works in eval mode
-        peer, ended = run_in_process(["benchmarks.peers", entry], options.peer_timeout)
-        row["peer"] = peer if ended == "finished" else {**peer, "verdict": ended}
+    for key in options.peers:
+        peers = row.setdefault("peers", {})
+        if TOOLS[key].name not in peers and not entry.endswith(":train"):  # they work in eval mode
+            peer, ended = run_in_process(["benchmarks.peers", key, entry], options.peer_timeout)
+            peers[TOOLS[key].name] = peer if ended == "finished" else {**peer, "verdict": ended}
     return row
 
 
@@ -369,10 +376,10 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--models", metavar="NAME,...", help="only these (parts of names do: 'resnet18,/vgg')")
     parser.add_argument("--alone", type=str, default="3", metavar="N", help="groups that are resized alone (default 3)")
     parser.add_argument("--every", action="store_true", help="resize every group alone")
-    parser.add_argument("--peers", action="store_true", help="Torch-Pruning too")
+    parser.add_argument("--peers", nargs="+", choices=TOOLS, default=(), help="other tools on the same networks")
     parser.add_argument("--jobs", type=int, default=1, help="processes at a time (default 1)")
     parser.add_argument("--timeout", type=float, default=300, help="seconds for one network (default 300)")
-    parser.add_argument("--peer-timeout", type=float, default=120, help="seconds for Torch-Pruning (default 120)")
+    parser.add_argument("--peer-timeout", type=float, default=120, help="seconds for each of them (default 120)")
     parser.add_argument("--out", type=Path, metavar="FILE", help="write the rows there, as JSON, after each network")
     parser.add_argument(
         "--markdown", type=Path, metavar="FILE", help="write the table there too, as a page of the docs"
@@ -388,9 +395,11 @@ def main(arguments: list[str] | None = None) -> None:
         return
     rows = kept_rows(options, passed)
     names = chosen(options.zoo, options.models)
-    needed = {"timm": any(name.startswith("timm/") for name in names), "torch_pruning": options.peers}
-    for package, used in needed.items():
-        if used and importlib.util.find_spec(package) is None:
+    needed = {TOOLS[key].package for key in options.peers}
+    if any(name.startswith("timm/") for name in names):
+        needed.add("timm")
+    for package in sorted(needed):
+        if importlib.util.find_spec(package) is None:
             sys.exit(f"{package} is not installed: pip install '.[benchmarks]'")
 
     def work(name: str) -> bool:

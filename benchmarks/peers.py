@@ -1,10 +1,16 @@
 """Other tools on the networks of :mod:`benchmarks.zoo`, each by the recipe of its own authors.
 
-    python -m benchmarks.peers torchvision/resnet18
+    python -m benchmarks.peers torch-pruning torchvision/resnet18
+    python -m benchmarks.peers modelopt torchvision/resnet18
 
 Torch-Pruning: its dependency graph is built and all its groups are listed (timed); then its magnitude pruner halves all
-channels, after which the network must run forward and backward. The layers that its own script for torchvision leaves
-out (heads of detectors, parts of RAFT) are left out here too, and so is what writes the classes.
+channels. The layers that its own script for torchvision leaves out (heads of detectors, parts of RAFT) are left out
+here too, and so is what writes the classes.
+
+NVIDIA ModelOpt: the network is converted for FastNAS (timed) with ModelOpt's own rules, but that a layer may have half
+its channels or all of them, whatever they divide by; then the smallest subnet is chosen and exported.
+
+After that the network must run forward and backward, with outputs of the same shape.
 """
 
 from __future__ import annotations
@@ -13,6 +19,8 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -36,47 +44,113 @@ LEFT_OUT = {
 }
 
 
-def torch_pruning(entry: str, report: Callable[[dict[str, Any]], None]) -> None:
-    """Groups, convolutions reached and halved, seconds of CPU, and a verdict: "ok" or the error."""
+Row = dict[str, Any]
+
+
+def torch_pruning(trial: Trial) -> nn.Module:
+    """Its dependency graph with all groups, then its magnitude pruner."""
     import torch_pruning as tp
 
-    model = zoo.build(entry)
-    network = model.module
-    row: dict[str, Any] = {"verdict": "its dependency graph fails"}
-    try:
-        start = time.process_time()
-        graph = tp.DependencyGraph().build_dependency(network, model.inputs)
+    network, inputs = trial.network, trial.inputs
+    with trial.timed("its dependency graph fails"):
+        graph = tp.DependencyGraph().build_dependency(network, inputs)
         groups = list(graph.get_all_groups(root_module_types=[*CONVS, nn.Linear]))
-        row["seconds"] = time.process_time() - start
-        row["groups"] = len(groups)
-        touched = {id(item.dep.target.module) for group in groups for item in group}
-        row["reached"] = sum(id(m) in touched for m in network.modules() if isinstance(m, CONVS))
-        report(row)
-        before = {m: m.out_channels for m in network.modules() if isinstance(m, CONVS)}
-        shapes = [t.shape for t in battery.outputs(network, model.inputs, network.training)]
-        row["verdict"] = "its pruner fails"
-        tp.pruner.MagnitudePruner(
-            network,
-            model.inputs,
-            importance=tp.importance.MagnitudeImportance(p=1),
-            pruning_ratio=0.5,
-            round_to=heads(network),
-            ignored_layers=list(left_out(entry, network)),
-        ).step()
-        for part in network.modules():
-            if hasattr(part, "hidden_dim") and hasattr(part, "conv_proj"):
-                part.hidden_dim = part.conv_proj.out_channels  # as its script does for vision transformers
-        row["halved"] = sum(m.out_channels < channels for m, channels in before.items())
-        row["verdict"] = "the pruned network does not run"
-        outputs = battery.outputs(network, model.inputs, network.training)
+    trial.tell(groups=len(groups))
+    trial.next("its pruner fails")
+    tp.pruner.MagnitudePruner(
+        network,
+        inputs,
+        importance=tp.importance.MagnitudeImportance(p=1),
+        pruning_ratio=0.5,
+        round_to=heads(network),
+        ignored_layers=list(left_out(trial.entry, network)),
+    ).step()
+    for part in network.modules():
+        if hasattr(part, "hidden_dim") and hasattr(part, "conv_proj"):
+            part.hidden_dim = part.conv_proj.out_channels  # as its script does for vision transformers
+    return network
+
+
+def modelopt(trial: Trial) -> nn.Module:
+    """Its search space for FastNAS, of which the smallest subnet is exported."""
+    from modelopt.torch import nas
+    from modelopt.torch.nas.search_space import SearchSpace
+    from modelopt.torch.prune.fastnas import FastNASConfig
+
+    rules = FastNASConfig().model_dump()
+    for layers in rules.values():
+        for rule in (layers or {}).values():
+            rule |= {key: (0.5, 1.0) for key in rule if key.endswith("_ratio")}
+            rule |= {key: 1 for key in rule if key.endswith("_divisor")}
+    with trial.timed("its conversion fails"):
+        space = nas.convert(trial.network, mode=[("fastnas", rules)])
+    trial.tell(groups=len({id(width) for _, width in SearchSpace(space).named_hparams(configurable=True)}))
+    trial.next("its export fails")
+    nas.sample(space, min)
+    return nas.export(space)
+
+
+@dataclass
+class Tool:
+    """A peer: its name, the package that it is imported as, and what it does to a network."""
+
+    name: str
+    package: str
+    run: Callable[[Trial], nn.Module]
+
+
+TOOLS = {
+    "torch-pruning": Tool("Torch-Pruning", "torch_pruning", torch_pruning),
+    "modelopt": Tool("ModelOpt", "modelopt", modelopt),
+}
+
+
+class Trial:
+    """One network in the hands of one tool: what is known of it so far is told after each step."""
+
+    def __init__(self, entry: str, report: Callable[[Row], None]) -> None:
+        model = zoo.build(entry)
+        self.entry, self.network, self.inputs = entry, model.module, model.inputs
+        self.row: Row = {}
+        self._report = report
+
+    def tell(self, **figures: Any) -> None:
+        self.row |= figures
+        self._report(self.row)
+
+    def next(self, failure: str) -> None:
+        """Begin the next step: the verdict if it is the last one."""
+        self.row["verdict"] = failure
+
+    @contextmanager
+    def timed(self, failure: str) -> Iterator[None]:
+        """The step whose CPU seconds are told."""
+        self.next(failure)
+        start = time.process_time()
+        yield
+        self.tell(seconds=time.process_time() - start)
+
+
+def judge(tool: Tool, entry: str, report: Callable[[Row], None]) -> None:
+    """Groups, convolutions that have fewer outputs, seconds of CPU, and a verdict: "ok" or the error."""
+    trial = Trial(entry, report)
+    training = trial.network.training
+    before = {name: m.out_channels for name, m in trial.network.named_modules() if isinstance(m, CONVS)}
+    shapes = [t.shape for t in battery.outputs(trial.network, trial.inputs, training)]
+    try:
+        small = tool.run(trial)
+        after = {name: m.out_channels for name, m in small.named_modules() if isinstance(m, CONVS)}
+        trial.tell(halved=sum(after[name] < channels for name, channels in before.items() if name in after))
+        trial.next("the pruned network does not run")
+        outputs = battery.outputs(small, trial.inputs, training)
         if [t.shape for t in outputs] != shapes:
-            row["verdict"] = "the pruned network has other outputs"
-        elif battery.gradients(network, model.inputs, network.training):
-            row["verdict"] = "ok" if row["halved"] else "nothing was pruned"
+            trial.next("the pruned network has other outputs")
+        elif battery.gradients(small, trial.inputs, training):
+            trial.next("ok" if trial.row["halved"] else "nothing was pruned")
     except Exception as error:
         text = " ".join(f"{type(error).__name__}: {error}".split())
-        row["verdict"] += f" ({text[:200]})"
-    report(row)
+        trial.row["verdict"] += f" ({text[:200]})"
+    trial.tell()
 
 
 def heads(network: nn.Module) -> int | None:
@@ -104,11 +178,11 @@ def left_out(entry: str, network: nn.Module) -> Iterator[nn.Module]:
                     yield owner
 
 
-def main(entry: str) -> None:
+def main(tool: str, entry: str) -> None:
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
-    torch_pruning(entry, show_row)
+    judge(TOOLS[tool], entry, show_row)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ import torchvision
 from torch import Tensor, nn
 
 import conet_fx
-from benchmarks import analysis, coverage, zoo
+from benchmarks import analysis, coverage, peers, zoo
 from benchmarks.processes import run_in_process
 from tests.passes import battery
 
@@ -91,3 +92,51 @@ def test_the_models_of_timm_exist() -> None:
 def test_exponent() -> None:
     assert analysis.exponent({10: 2.0, 100: 20.0, 1000: 200.0}) == pytest.approx(1)
     assert analysis.exponent({10: 1.0, 100: 100.0}) == pytest.approx(2)
+
+
+def judged(run: Callable[[peers.Trial], nn.Module], model: zoo.Model, monkeypatch: pytest.MonkeyPatch) -> peers.Row:
+    monkeypatch.setattr(zoo, "build", lambda entry: model)
+    rows: list[peers.Row] = []
+    peers.judge(peers.Tool("a tool", "torch", run), "any", rows.append)
+    return rows[-1]
+
+
+def test_what_a_peer_says_of_a_network(model: zoo.Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    def halving(trial: peers.Trial) -> nn.Module:
+        with trial.timed("its first step fails"):
+            plan = conet_fx.analyze(trial.network, trial.inputs)
+        return plan.resize({group.name: group.size // 2 for group in plan.free})
+
+    row = judged(halving, model, monkeypatch)
+    assert (row["verdict"], row["halved"], row["seconds"] > 0) == ("ok", 2, True)
+    assert coverage.peer_cell(row).endswith("2 convs ok")
+
+
+def test_where_a_peer_fails(model: zoo.Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(trial: peers.Trial) -> nn.Module:
+        with trial.timed("its first step fails"):
+            raise IndexError("index 5\n is out of bounds")
+
+    assert judged(failing, model, monkeypatch) == {
+        "verdict": "its first step fails (IndexError: index 5 is out of bounds)"
+    }
+
+    def breaking(trial: peers.Trial) -> nn.Module:
+        trial.network.get_submodule("last").weight = None
+        return trial.network
+
+    assert judged(breaking, model, monkeypatch)["verdict"].startswith("the pruned network does not run (TypeError")
+
+
+def test_a_peer_that_changes_the_outputs_or_nothing(model: zoo.Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert judged(lambda trial: trial.network, model, monkeypatch)["verdict"] == "nothing was pruned"
+    cut = nn.Sequential(model.module, nn.AvgPool2d(2))
+    assert judged(lambda trial: cut, model, monkeypatch)["verdict"] == "the pruned network has other outputs"
+
+
+def test_torch_pruning_halves_a_resnet(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("torch_pruning")
+    rows: list[peers.Row] = []
+    peers.judge(peers.TOOLS["torch-pruning"], "torchvision/resnet18", rows.append)
+    assert rows[-1].pop("seconds") > 0
+    assert rows[-1] == {"groups": 13, "halved": 20, "verdict": "ok"}
