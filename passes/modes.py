@@ -14,7 +14,8 @@ from torch.fx.node import map_aggregate
 from conet_fx.errors import TraceError
 from conet_fx.passes.inputs import Arguments
 from conet_fx.passes.nodes import leaves
-from conet_fx.passes.record import Recorder
+from conet_fx.passes.record import Recorder, shapes_of
+from conet_fx.passes.shapes import Shapes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,11 +35,12 @@ def recorded(model: nn.Module, call: Arguments, is_leaf: Callable[[Any], bool]) 
 
     Raises :class:`~conet_fx.errors.TraceError` for a model that cannot be traced.
     """
-    graph, recorder = _best(model, call, is_leaf)
+    shapes = shapes_of(model, call)
+    graph, recorder = _best(model, call, is_leaf, shapes)
     joined = True
     if recorder.reads_mode:
         try:
-            twin, _ = _best(model, call, is_leaf, flip_mode=True)
+            twin, _ = _best(model, call, is_leaf, shapes, flip_mode=True)
         except TraceError:  # does not run in this mode on such inputs
             joined = False
         else:
@@ -47,13 +49,13 @@ def recorded(model: nn.Module, call: Arguments, is_leaf: Callable[[Any], bool]) 
 
 
 def _best(
-    model: nn.Module, call: Arguments, is_leaf: Callable[[Any], bool], flip_mode: bool = False
+    model: nn.Module, call: Arguments, is_leaf: Callable[[Any], bool], shapes: Shapes, flip_mode: bool = False
 ) -> tuple[fx.Graph, Recorder]:
     """The graph that leaves the fewest modules opaque: one that looks into functions of ``torch.fx.wrap``, unless that
     is what fails.
     """
-    recorder = Recorder(model, call, is_leaf, flip_mode)
-    other = Recorder(model, call, is_leaf, flip_mode, look_into_wrapped=False)
+    recorder = Recorder(model, call, is_leaf, flip_mode, shapes=shapes)
+    other = Recorder(model, call, is_leaf, flip_mode, look_into_wrapped=False, shapes=shapes)
     try:
         graph = recorder.record()
     except TraceError:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import types
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -61,42 +63,77 @@ def submodule(root: nn.Module, path: str) -> nn.Module:
     return root
 
 
+def tensors_of(root: nn.Module) -> dict[str, torch.Tensor]:
+    """All parameters by path, and after them all buffers, each tensor once."""
+    found: dict[int, tuple[str, torch.Tensor]] = {}
+    modules = list(root.named_modules())
+    for table in ("_parameters", "_buffers"):
+        for path, module in modules:
+            for name, tensor in getattr(module, table).items():
+                if isinstance(tensor, torch.Tensor):
+                    found.setdefault(id(tensor), (f"{path}.{name}" if path else name, tensor))
+    return dict(found.values())
+
+
 def copies(model: nn.Module, tensors: Mapping[int, Any]) -> dict[int, Any]:
     """A memo for deepcopy of what ``model`` is made of, which is faster than what deepcopy does: ``tensors`` (the
-    parameters and buffers by the id of the old ones), the plain layers among its modules, and empty tables of hooks.
+    parameters and buffers by the id of the old ones), the modules that hold nothing but tensors, modules and plain
+    values, and empty tables of hooks.
     """
     memo = dict(tensors)
+    ordinary: dict[type, bool] = {}
+    containers = []
     for module in model.modules():
-        if type(module).__module__.startswith("torch.nn.modules.") and not module._modules:
-            twin = object.__new__(type(module))
+        kind = type(module)
+        if kind not in ordinary:
+            ordinary[kind] = all(getattr(kind, name, None) is getattr(nn.Module, name, None) for name in _COPYING)
+        if ordinary[kind]:
+            twin = object.__new__(kind)
             if _copy_attributes(vars(module), vars(twin), memo):
                 memo[id(module)] = twin
+                if module._modules:
+                    containers.append((module, twin))
                 continue
         tables = (value for value in vars(module).values() if type(value) is OrderedDict and not value)
         memo.update({id(table): OrderedDict() for table in tables})
+    for module, twin in containers:
+        twin._modules = {name: copy.deepcopy(part, memo) for name, part in module._modules.items()}
     return memo
 
 
-def _copy_attributes(old: Mapping[str, Any], new: dict[str, Any], tensors: Mapping[int, Any]) -> bool:
-    """Fill ``new`` with copies of the attributes of a layer; False where one is neither a tensor nor a plain value."""
+def _copy_attributes(old: Mapping[str, Any], new: dict[str, Any], memo: dict[int, Any]) -> bool:
+    """Fill ``new`` with copies of the attributes of a module, its parts left out; False where one of them is not plain.
+    Lists and dicts come into ``memo``, since modules may share them.
+    """
+    new.update(old)
     for name, value in old.items():
         kind = type(value)
         if kind in _PLAIN:
-            new[name] = value
+            continue
+        if name in _HOOKS and not value:
+            new[name] = OrderedDict()
         elif name in ("_parameters", "_buffers"):
-            if not all(tensor is None or id(tensor) in tensors for tensor in value.values()):
+            if not all(tensor is None or id(tensor) in memo for tensor in value.values()):
                 return False
-            new[name] = {key: None if tensor is None else tensors[id(tensor)] for key, tensor in value.items()}
-        elif kind in (tuple, list, set) and all(type(item) in _PLAIN for item in value):
-            new[name] = kind(value)
-        elif kind in (dict, OrderedDict) and not value:
-            new[name] = kind()
+            new[name] = {key: None if tensor is None else memo[id(tensor)] for key, tensor in value.items()}
+        elif name == "_modules":
+            new[name] = {}
+        elif (kind in (dict, OrderedDict) and not value) or (
+            kind in (tuple, list, set) and all(type(item) in _PLAIN for item in value)
+        ):
+            new[name] = memo.setdefault(id(value), kind(value))
         else:
             return False
     return True
 
 
-_PLAIN = frozenset((int, float, bool, str, type(None), torch.dtype))
+_HOOKS = frozenset(name for name, value in vars(nn.Module()).items() if type(value) is OrderedDict)
+# what deepcopy takes as it is
+_PLAIN = frozenset(
+    (int, float, bool, str, type(None), type, torch.dtype, types.FunctionType, types.BuiltinFunctionType)
+)
+# by which a class says how it is copied
+_COPYING = ("__deepcopy__", "__reduce_ex__", "__reduce__", "__getstate__", "__setstate__")
 
 
 def is_parametrized(module: nn.Module) -> bool:

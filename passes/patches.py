@@ -99,7 +99,8 @@ def _sees_values(obj: Any, kind: Any) -> bool:
 @contextlib.contextmanager
 def isinstance_that_sees_values(model: nn.Module) -> Iterator[None]:
     """Let ``isinstance(x, torch.Tensor)`` in the files of the model's classes look at what a proxy stands for."""
-    forwards = (inspect.getattr_static(type(module), "forward", None) for module in model.modules())
+    kinds = {type(module) for module in model.modules()}
+    forwards = (inspect.getattr_static(kind, "forward", None) for kind in kinds)
     functions = (getattr(forward, "__globals__", {}) for forward in forwards)
     spaces = {
         id(space): space

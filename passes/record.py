@@ -33,7 +33,16 @@ from conet_fx.errors import TraceError
 from conet_fx.passes import custom
 from conet_fx.passes.inputs import Arguments
 from conet_fx.passes.lines import line_of, user_line
-from conet_fx.passes.nodes import attribute, copies, is_parametrized, leaves, plain_subclass, source, tensors
+from conet_fx.passes.nodes import (
+    attribute,
+    copies,
+    is_parametrized,
+    leaves,
+    plain_subclass,
+    source,
+    tensors,
+    tensors_of,
+)
 from conet_fx.passes.patches import (
     einops_that_takes_proxies,
     factories_that_take_proxies,
@@ -112,12 +121,19 @@ class _AttributeProxy(Proxy, Attribute):
         Attribute.__init__(self, root, attr)
 
 
+def shapes_of(model: nn.Module, call: Arguments) -> Shapes:
+    """What runs the nodes of the graphs of ``model``; several recordings may share it, since it remembers results."""
+    devices = [t.device for t in (*tensors(call.values), *model.parameters()) if t.device.type != "meta"]
+    return Shapes(devices[0] if devices else torch.device("cpu"))
+
+
 class Recorder(fx.Tracer):
     """Records one graph of ``model``. ``reads_mode`` tells, afterwards, whether the code asked for ``self.training``;
     ``constants`` are tensors in the graph that are neither parameters nor buffers, by path; ``dropped`` tells what a
     graph cannot hold.
 
-    ``is_leaf`` says of a function or a class of modules that it is to be recorded as one call.
+    ``is_leaf`` says of a function or a class of modules that it is to be recorded as one call; ``shapes``: what another
+    recording of this model on this call has used.
     """
 
     proxy_buffer_attributes = True
@@ -129,6 +145,7 @@ class Recorder(fx.Tracer):
         is_leaf: Callable[[Any], bool],
         flip_mode: bool = False,
         look_into_wrapped: bool = True,
+        shapes: Shapes | None = None,
     ) -> None:
         super().__init__(autowrap_modules=(), autowrap_functions=_RECORDED)  # type: ignore[arg-type]
         self._autowrap_search += [math, torchvision.ops]  # where they stand under their own names
@@ -137,8 +154,7 @@ class Recorder(fx.Tracer):
         self.is_leaf = is_leaf
         self.flip_mode = flip_mode
         self.look_into_wrapped = look_into_wrapped
-        devices = [t.device for t in (*tensors(call.values), *model.parameters()) if t.device.type != "meta"]
-        self.shapes = Shapes(devices[0] if devices else torch.device("cpu"))
+        self.shapes = shapes or shapes_of(model, call)
         self.running = False
         self.reads_mode = False
         self.opaque: list[str] = []
@@ -175,7 +191,7 @@ class Recorder(fx.Tracer):
             node.meta.pop("is_wrapped", None)  # or the generated code would wrap the function for good
         output = graph.output_node()
         output.meta.update(val=self.shapes.of(output, root, self._operand), source="", scope="")
-        own = {name for name, _ in (*self.model.named_parameters(), *self.model.named_buffers())}
+        own = tensors_of(self.model)
         self.constants = {
             str(node.target): attribute(root, str(node.target))
             for node in graph.nodes
@@ -269,8 +285,7 @@ class Recorder(fx.Tracer):
     @functools.cached_property
     def _names(self) -> dict[int, tuple[str, torch.Tensor]]:
         """Parameters and buffers by id: torch.fx goes through all of them for each that a ``forward`` reads."""
-        held = [*self.root.named_buffers(), *self.root.named_parameters()]
-        return {id(tensor): (name, tensor) for name, tensor in held if isinstance(tensor, torch.Tensor)}
+        return {id(tensor): (name, tensor) for name, tensor in tensors_of(self.root).items()}
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
         return Proxy(node, self)
@@ -278,6 +293,8 @@ class Recorder(fx.Tracer):
     def create_arg(self, a: Any) -> Any:
         if isinstance(a, fx.Proxy):
             return self._as_operand(a.node)
+        if type(a) in _NUMBERS:  # most of what comes; torch.fx returns it too, after many questions
+            return a
         if dataclasses.is_dataclass(a) and not isinstance(a, type):
             fields = {field.name: getattr(a, field.name) for field in dataclasses.fields(a)}
             return self.create_proxy("call_function", type(a), (), fields).node
@@ -380,7 +397,7 @@ class Recorder(fx.Tracer):
     def _copy_on_meta(self) -> nn.Module:
         """A copy of the model with meta tensors, whose training flags are seen when they are read."""
         memo: dict[int, Any] = {}
-        for name, tensor in (*self.model.named_parameters(), *self.model.named_buffers()):
+        for name, tensor in tensors_of(self.model).items():
             if nn.parameter.is_lazy(tensor):
                 raise TraceError(f"{name} is lazy and has no shape yet: run the model once on real data before")
             new = torch.empty_like(tensor, device="meta")
@@ -430,6 +447,9 @@ class Recorder(fx.Tracer):
         finally:
             known.clear()
             known.update(saved)
+
+
+_NUMBERS = frozenset((int, float, bool, str, type(None)))
 
 
 def _is_in_place(target: Any) -> bool:

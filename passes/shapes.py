@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import operator
 import random
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, cast
 
@@ -35,7 +37,7 @@ class Shapes:
     """Runs the nodes of a graph. ``device`` is where the tensors of the model are; ``on_meta=False`` runs on fake
     tensors alone, which take the same paths through torch as real ones.
 
-    Networks repeat their blocks, so what a layer of torch.nn gives is remembered.
+    Networks repeat their blocks, so what a layer or a function of torch gives is remembered.
     """
 
     def __init__(self, device: torch.device, on_meta: bool = True) -> None:
@@ -66,17 +68,17 @@ class Shapes:
             name = str(node.target)
             if name in RESHAPE_IN_PLACE:
                 args = (args[0].detach(), *args[1:])  # the node before keeps its shape
-            return self.run(lambda owner, *args, **kwargs: getattr(owner, name)(*args, **kwargs), args, kwargs)
+            return self.run(name, args, kwargs)
         if node.op == "call_module":
             return self.run(submodule(root, str(node.target)), args, kwargs)
         assert callable(node.target)
         return self.run(node.target, args, kwargs)
 
-    def run(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-        """What ``function``, or a module, gives on meta tensors."""
-        key = _key(function, args) if isinstance(function, nn.Module) and not kwargs and self._on_meta else None
+    def run(self, target: str | Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        """What a function, a module, or the method of that name gives on meta tensors."""
+        key = _key(target, args, kwargs) if self._on_meta else None
         if key is None or key not in self._known:
-            result = self._result(function, args, kwargs)
+            result = self._result(target, args, kwargs)
             if any(t.device != _META for t in tensors(result)):
                 result = map_aggregate(result, to_meta)
             if key is None:
@@ -84,13 +86,13 @@ class Shapes:
             self._known[key] = result
         return self._known[key]
 
-    def _result(self, function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+    def _result(self, target: str | Callable[..., Any], args: Any, kwargs: Any) -> Any:
         if self._on_meta:
             with contextlib.suppress(Exception), torch.no_grad():
-                return _call(function, args, kwargs, to_meta)
+                return _call(target, args, kwargs, to_meta)
         with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
             args, kwargs = map_aggregate((args, kwargs), self._as_if_real)
-            return _call(function, args, kwargs, self._as_if_real)
+            return _call(target, args, kwargs, self._as_if_real)
 
     def _as_if_real(self, a: Any) -> Any:
         """A fake tensor on the device of the model."""
@@ -104,42 +106,78 @@ RESHAPE_IN_PLACE = {"unsqueeze_", "squeeze_", "transpose_", "t_", "swapaxes_", "
 _OF_THE_DEVICE = {"device", "is_cpu", "is_cuda", "is_mps", "is_xpu", "is_meta"}
 
 
-def _call(function: Callable[..., Any], args: Any, kwargs: Any, convert: Callable[[Any], Any]) -> Any:
-    """Call ``function``; where it is a module with tensors of another kind, with theirs converted."""
-    if isinstance(function, nn.Module):
-        own = [*function.named_parameters(), *function.named_buffers()]
+def _call(target: str | Callable[..., Any], args: Any, kwargs: Any, convert: Callable[[Any], Any]) -> Any:
+    """Call ``target``; where it is a module with tensors of another kind, with theirs converted."""
+    if isinstance(target, str):
+        return getattr(args[0], target)(*args[1:], **kwargs)
+    if isinstance(target, nn.Module):
+        own = [*target.named_parameters(), *target.named_buffers()]
         state = {name: convert(t) for name, t in own if isinstance(t, torch.Tensor)}
         if any(state[name] is not t for name, t in own if name in state):
-            return torch.func.functional_call(function, state, args, kwargs)
-    return function(*args, **kwargs)
+            return torch.func.functional_call(target, state, args, kwargs)
+    return target(*args, **kwargs)
 
 
-def _key(layer: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
-    """What the result of a layer of torch.nn depends on, or None where that cannot be told from its attributes."""
-    if (
-        not type(layer).__module__.startswith("torch.nn.modules.")
-        or layer._modules
-        or not all(isinstance(a, torch.Tensor) for a in args)
-    ):
-        return None
-    settings = []
-    for name, value in vars(layer).items():
-        value = tuple(value) if isinstance(value, list) else value
-        if isinstance(value, _SETTINGS):
-            settings.append((name, value))
-        elif not name.startswith("_") or ("hooks" in name and value):  # a function put in its place, a hook
-            return None
-    given = (*args, *layer._parameters.values(), *layer._buffers.values())
-    tensors = [(t.shape, t.stride(), t.dtype) if isinstance(t, torch.Tensor) else t for t in given]
-    key = (type(layer), *settings, *tensors)
+def _key(target: str | Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    """What the result of a layer, a function or a method of torch depends on, or None where that cannot be told."""
     try:
+        own = _settings(target) if isinstance(target, nn.Module) else _name(target, args)
+        key = own and (own, *map(_signature, args), *((name, _signature(value)) for name, value in kwargs.items()))
         hash(key)
-    except TypeError:  # a list of lists
+    except (TypeError, RuntimeError):  # something else among the arguments, a sparse tensor
         return None
     return key
 
 
-_SETTINGS = (bool, int, float, str, tuple, type(None), torch.dtype, torch.device)
+def _settings(layer: nn.Module) -> tuple[Any, ...] | None:
+    """What the result of a layer of torch.nn depends on beside its arguments."""
+    if not type(layer).__module__.startswith("torch.nn.modules.") or layer._modules:
+        return None
+    settings = []
+    for name, value in vars(layer).items():
+        kind = type(value)
+        if kind is OrderedDict or kind is dict or kind is set:  # most of what a layer has: empty tables of hooks
+            if not name.startswith("_") or ("hooks" in name and value):
+                return None
+        elif kind in _PLAIN:
+            settings.append((name, value))
+        elif kind is list:
+            settings.append((name, tuple(value)))
+        elif not name.startswith("_"):  # a function put in its place
+            return None
+    state = (*layer._parameters.values(), *layer._buffers.values())
+    return (type(layer), *settings, *map(_signature, state))
+
+
+def _name(target: str | Callable[..., Any], args: tuple[Any, ...]) -> str | Callable[..., Any] | None:
+    """A function of torch, or a method of a tensor, that computes with a tensor and changes none."""
+    if isinstance(target, str):
+        return target if type(args[0]) in _TENSORS and not target.endswith("_") else None
+    package = str(getattr(target, "__module__", "")).partition(".")[0]
+    name = getattr(target, "__name__", "_")
+    pure = package in _PACKAGES and not name.endswith("_") and name not in _IN_PLACE
+    return target if pure and tensors(args) else None
+
+
+def _signature(argument: Any) -> Any:
+    """All that the shape of a result can depend on."""
+    kind = type(argument)
+    if kind in _TENSORS:
+        return argument.shape, argument.stride(), argument.dtype
+    if kind is tuple or kind is list:
+        return kind, *map(_signature, argument)
+    if kind is slice:
+        return kind, *map(_signature, (argument.start, argument.stop, argument.step))
+    if kind in _PLAIN:
+        return kind, argument
+    raise TypeError(f"{kind.__name__} is not plain")
+
+
+_TENSORS = frozenset((torch.Tensor, nn.Parameter))
+_PLAIN = frozenset((bool, int, float, str, tuple, type(None), type(...), torch.dtype, torch.device, torch.Size))
+_PACKAGES = frozenset(("torch", "torchvision", "_operator"))
+_IN_PLACE = {name for name in vars(operator) if name[0] == "i" and {name[1:], name[1:] + "_"} & vars(operator).keys()}
+_IN_PLACE.add("setitem")
 
 
 def _on_meta(a: Any) -> Any:
