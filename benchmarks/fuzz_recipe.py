@@ -39,7 +39,7 @@ CAUSES = {  # the first that fits
     "header of the weights": r"which is no tensor|declares|bytes for .* of shape|SafetensorError",
     "identity of the model": r"identity of the model|of the model is no text",
     "group": r"group .* (is to have|is named after)|is no GroupSpec",
-    "form of an entry": r"is no (Module|Tensor|Node)Spec",
+    "form of an entry": r"is no (Call|Module|Tensor|Node)Spec",
     "path": r"is no path of a module or tensor|no container before it|no leaf before it",
     "class or its arguments": r"not among the classes|takes no argument|module '.*'(, |.* recurrent layers)",
     "tensor": r"tensor '",
@@ -53,7 +53,10 @@ CAUSES = {  # the first that fits
 
 def cause(message: str) -> str:
     """The kind of a refusal. Raises ``KeyError`` for a message that says nothing of it."""
-    return next(name for name, pattern in CAUSES.items() if re.search(pattern, message))
+    for name, pattern in CAUSES.items():
+        if re.search(pattern, message):
+            return name
+    raise KeyError(message)
 
 
 def main() -> None:
