@@ -85,8 +85,9 @@ class _Terminated(BaseException):
 @contextlib.contextmanager
 def _terminable() -> Iterator[None]:
     """SIGTERM ends the command as Ctrl-C does, so that what it has opened is closed."""
-    if threading.current_thread() is not threading.main_thread():
-        yield  # signals reach the main thread only
+    elsewhere = threading.current_thread() is not threading.main_thread()  # signals reach the main thread only
+    if elsewhere or signal.getsignal(signal.SIGTERM) is signal.SIG_IGN:
+        yield
         return
 
     def terminate(number: int, frame: object) -> None:

@@ -13,7 +13,8 @@ _WATCHED = (signal.SIGINT, signal.SIGTERM)
 class Signals:
     """Remembers the first SIGINT or SIGTERM in place of acting on it; the second one acts as it always does.
 
-    Only the main thread can watch signals; elsewhere they keep their meaning.
+    Only the main thread can watch signals; elsewhere they keep their meaning. One that the process ignores stays
+    ignored: a shell starts ``command &`` so, lest Ctrl-C ends what runs in the background.
     """
 
     def __init__(self) -> None:
@@ -23,6 +24,8 @@ class Signals:
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
             for number in _WATCHED:
+                if signal.getsignal(number) is signal.SIG_IGN:
+                    continue
                 self._before[number] = signal.signal(number, self._remember)
         return self
 

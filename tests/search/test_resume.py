@@ -73,6 +73,17 @@ def test_signals_end_as_they_ask(
     assert getattr(end.value, "code", None) == code
 
 
+def test_a_signal_that_the_process_ignores_stays_ignored(tmp_path: Path) -> None:
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as in the background of a shell
+    try:
+        batches = Calling(lambda count: signal.raise_signal(signal.SIGINT) if count == 5 else None)
+        search(batches, tmp_path)
+        assert batches.count > 5
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def test_a_signal_after_the_last_step_is_not_lost(tmp_path: Path) -> None:
     class Late:
         def begin(self, history: Any) -> None:

@@ -1,0 +1,11 @@
+"""What all tests stand on."""
+
+from __future__ import annotations
+
+import signal
+
+
+def pytest_sessionstart() -> None:
+    """SIGINT as in the foreground: ``make test &`` is started with it ignored, and so would be what tests start."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
