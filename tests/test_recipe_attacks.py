@@ -221,6 +221,13 @@ def test_json_that_nobody_writes(raw: str, message: str, folder: Path) -> None:
     refused(folder, message)
 
 
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-32-be", "utf-8-sig"])
+def test_a_recipe_is_utf_8_and_nothing_else(encoding: str, folder: Path) -> None:
+    text = (folder / "recipe.json").read_text()
+    (folder / "recipe.json").write_bytes(text.encode(encoding))
+    refused(folder, "is not JSON")
+
+
 def test_long_texts_are_not_repeated_in_messages(folder: Path) -> None:
     for change in (
         lambda document: document["nodes"][1].update(name="a" * 10**6),

@@ -225,7 +225,11 @@ def _loads(path: Path, text: bytes) -> Any:
     """JSON without what people do not write: keys that stand twice, numbers that no tensor takes, towers of lists."""
     try:
         document = json.loads(
-            text, parse_constant=_no_constant, parse_int=_integer, parse_float=_float, object_pairs_hook=_unique
+            text.decode(),
+            parse_constant=_no_constant,
+            parse_int=_integer,
+            parse_float=_float,
+            object_pairs_hook=_unique,
         )
     except RecursionError as error:
         raise RecipeError(f"{path} is nested too deep") from error
