@@ -55,14 +55,15 @@ def _best(
     is what fails.
     """
     recorder = Recorder(model, call, is_leaf, flip_mode, shapes=shapes)
-    other = Recorder(model, call, is_leaf, flip_mode, look_into_wrapped=False, shapes=shapes)
     try:
         graph = recorder.record()
     except TraceError:
         if not recorder.wrapped:
             raise
+        other = Recorder(model, call, is_leaf, flip_mode, look_into_wrapped=False, shapes=shapes)
         return other.record(), other
     if recorder.opaque and recorder.wrapped:
+        other = Recorder(model, call, is_leaf, flip_mode, look_into_wrapped=False, shapes=shapes)
         with contextlib.suppress(TraceError):
             second = other.record()
             if len(other.opaque) < len(recorder.opaque):

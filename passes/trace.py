@@ -118,8 +118,10 @@ def graph_module_of(parts: Mapping[str, Any], graph: fx.Graph, like: nn.Module) 
     modules = dict(like.named_modules())
     for path, module in graph_module.named_modules():
         twin = modules.get(path)
-        if twin is not None:
-            module.training = twin.training
+        if twin is None:
+            continue
+        vars(module)["training"] = twin.training  # what assigning an attribute of a module asks first takes time
+        if module._buffers:
             persistent = twin._buffers.keys() - twin._non_persistent_buffers_set
             # plain tensors become buffers here, but are in no state_dict
             module._non_persistent_buffers_set |= module._buffers.keys() - persistent
