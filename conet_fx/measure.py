@@ -198,6 +198,8 @@ def compare(
     where = torch.device(device) if device is not None else _device_of(first)
     if where.type not in ("cpu", "cuda"):
         raise ValueError(f"device {str(where)!r} cannot be measured: take the CPU or a CUDA device")
+    if where.type == "cuda":
+        torch.cuda.init()  # it has a random state from here on, which is put back
     with undisturbed(), torch.no_grad():
         calls = {name: _Call(module, example_inputs, where) for name, module in modules.items()}
         macs = {name: call.multiply_adds() for name, call in calls.items()}

@@ -188,13 +188,16 @@ def _on_meta(a: Any) -> Any:
 def undisturbed() -> Iterator[None]:
     """Put every random state back, whatever a forward pass draws, and keep the log lines of fake tensors quiet.
 
-    torch logs each operator that fails on fake tensors; here the failure is an exception that says more.
+    CUDA is left alone where nobody has used it so far: it would take memory on the devices, and no process could be
+    forked that uses it. torch logs each operator that fails on fake tensors; here the failure is an exception that says
+    more.
     """
     python, numpy = random.getstate(), np.random.get_state()
     log = logging.getLogger("torch._subclasses.fake_tensor")
     disabled, log.disabled = log.disabled, True
+    gpus = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
     try:
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(gpus, device_type="cuda"):
             yield
     finally:
         log.disabled = disabled

@@ -79,6 +79,18 @@ def test_nothing_of_the_caller_changes(fails: bool) -> None:
         assert calls == ["a", "model"]
 
 
+@pytest.mark.parametrize("used", [False, True])
+def test_cuda_is_not_initialised_for_a_trace(used: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine with eight GPUs, of which the process uses none, or some."""
+    kept: dict[int, str] = {}
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: used)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)
+    monkeypatch.setattr(torch.cuda, "get_rng_state", lambda device: f"state {device}")
+    monkeypatch.setattr(torch.cuda, "set_rng_state", lambda state, device: kept.update({device: state}))
+    trace(Noisy(5), IMAGE)
+    assert kept == ({n: f"state {n}" for n in range(8)} if used else {})
+
+
 def test_parameters_are_shared_with_the_caller() -> None:
     model = nn.Sequential(conv(3, 4), nn.ReLU(), conv(4, 2))
     traced = trace(model, IMAGE)
