@@ -199,7 +199,7 @@ def compare(
     if where.type not in ("cpu", "cuda"):
         raise ValueError(f"device {str(where)!r} cannot be measured: take the CPU or a CUDA device")
     if where.type == "cuda":
-        torch.cuda.init()  # it has a random state from here on, which is put back
+        torch.cuda.init()  # type: ignore[no-untyped-call]  # its random state is put back, too
     with undisturbed(), torch.no_grad():
         calls = {name: _Call(module, example_inputs, where) for name, module in modules.items()}
         macs = {name: call.multiply_adds() for name, call in calls.items()}

@@ -195,7 +195,7 @@ def undisturbed() -> Iterator[None]:
     python, numpy = random.getstate(), np.random.get_state()
     log = logging.getLogger("torch._subclasses.fake_tensor")
     disabled, log.disabled = log.disabled, True
-    gpus = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
+    gpus = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()  # type: ignore[no-untyped-call]
     try:
         with torch.random.fork_rng(gpus, device_type="cuda"):
             yield
