@@ -138,11 +138,11 @@ class Similarity(Summation):
         for name in ("input", "other"):
             shape = call.traced_shape(call.raw(name))
             for dim, field in call.fields(name).items():
-                if dim == axis or shape[dim] == 1:
+                to = dim - (dim > axis and not keeps)
+                if dim == axis or (shape[dim] == 1 and call.traced_out[to] != 1):
                     continue
                 field = call.marker.collapse(field, (axis,))
                 field = field if keeps else field.squeeze(axis)
-                to = dim - (dim > axis and not keeps)
                 if to in out:
                     call.marker.link(out[to], field)
                 else:

@@ -120,9 +120,9 @@ class Oracle:
         statement = self.program.statements[index]
         kinds = OPERATORS[statement.operator].kinds
         for kind, shape, old in zip(kinds, shapes, [self.program.shapes[i] for i in statement.operands], strict=True):
-            as_before = ones([shape]) == ones([old])
-            fits = {"same": shape == shapes[0], "smaller": as_before and broadcasts(shape, shapes[0])}
-            if not fits.get(kind, True):
+            if kind == "same" and shape != shapes[0]:
+                return None
+            if kind == "smaller" and not (ones([shape]) == ones([old]) and broadcasts(shape, shapes[0])):
                 return None
         try:
             found = result_shapes(OPERATORS[statement.operator], self.program.dims, shapes, options, limit=10**9)
