@@ -48,7 +48,7 @@ EQUAL_PIECES = {
 }  # fmt: skip
 CONCATENATIONS = {
     "cat", "cat3", "cat_plus_cat", "cat_twice", "cat_vectors", "conv_plus_cat", "nested_cats", "pad_channels", "repeat",
-    "shared_head", "slice_channels", "space_to_channels", "split_by_list", "zero_shortcut",
+    "shared_head", "slice_channels", "space_to_channels", "split_by_list", "written", "zero_shortcut",
 }  # fmt: skip
 WITHOUT_CATS = [name for name in OPERATORS if name not in NOT_FOLLOWED | CONCATENATIONS]
 WITHOUT_PIECES = [name for name in OPERATORS if name not in NOT_FOLLOWED | EQUAL_PIECES]
