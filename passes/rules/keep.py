@@ -145,9 +145,9 @@ class Reduce(Rule):
         keep = bool(call.number("keepdim"))
         out: Fields = {}
         for dim, field in call.fields().items():
-            field = call.marker.collapse(field, axes)
-            if dim in axes:
+            if dim in axes:  # its channels are gone, and still as many as before
                 continue
+            field = call.marker.collapse(field, axes)
             if keep:
                 out[dim] = field
             else:

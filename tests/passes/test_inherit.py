@@ -76,3 +76,29 @@ def test_growing_keeps_the_function_and_shrinking_masks_it() -> None:
         for channel in {*range(4)} - {*kept}:
             model.head.weight[:, channel] = 0
     assert torch.allclose(shrunk(x), model(x), rtol=1e-12, atol=1e-12)
+
+
+class Normalised(nn.Module):
+    """A layer norm over the channels by hand, and a convolution whose weights are standardised."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.Conv2d(3, 4, 1)
+        self.kernel = nn.Parameter(torch.randn(6, 4, 3, 3))
+        self.head = nn.Conv2d(6, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.a(x)
+        x = (x - x.mean(1, keepdim=True)) * (x.var(dim=1, keepdim=True) + 1e-6).rsqrt()
+        kernel = self.kernel - self.kernel.mean((1, 2, 3), keepdim=True)
+        return self.head(nn.functional.conv2d(x, kernel))
+
+
+def test_channels_stay_apart_where_they_are_reduced() -> None:
+    model = Normalised()
+    with torch.no_grad():
+        model.a.weight *= torch.tensor([1.0, 9, 1, 5]).reshape(4, 1, 1, 1) / model.a.weight.norm(dim=1, keepdim=True)
+    resized = conet_fx.analyze(model, IMAGE).resize({"a": 2}, init="inherit")
+    kept = resized.meta["conet_fx"]["kept"]
+    assert kept["a", "out"].tolist() == kept["kernel", "1"].tolist() == [1, 3]
+    assert torch.equal(resized.get_parameter("kernel"), model.kernel[:, [1, 3]])

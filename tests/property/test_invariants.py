@@ -221,7 +221,9 @@ def test_what_is_applied_computes_the_same_or_is_refused(program: Program, picks
         except RecipeError as error:
             refusal = str(error)
     if applied is None:
-        assert re.search(r"because its code spells them out: -?\d+ .*where the recipe has -?\d+, in [\w ]+ at ", refusal)
+        assert re.search(
+            r"because its code spells them out: -?\d+ .*where the recipe has -?\d+, in [\w ]+ at ", refusal
+        )
         return
     assert list(applied.state_dict()) == list(model.state_dict())
     for found, expected in zip(run(applied, program), run(resized, program), strict=True):
