@@ -145,7 +145,7 @@ class Reduce(Rule):
         keep = bool(call.number("keepdim"))
         out: Fields = {}
         for dim, field in call.fields().items():
-            if dim in axes:  # its channels are gone, and still as many as before
+            if dim in axes:  # the result has none of these channels, which stay different ones all the same
                 continue
             field = call.marker.collapse(field, axes)
             if keep:
