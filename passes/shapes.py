@@ -8,6 +8,7 @@ that come and go are meta tensors.
 from __future__ import annotations
 
 import contextlib
+import copy
 import logging
 import operator
 import random
@@ -21,7 +22,7 @@ from torch import fx, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.node import map_aggregate, map_arg
 
-from conet_fx.passes.nodes import attribute, submodule, tensors
+from conet_fx.passes.nodes import attribute, copies, submodule, tensors, tensors_of
 
 _META = torch.device("meta")
 
@@ -87,6 +88,10 @@ class Shapes:
         return self._known[key]
 
     def _result(self, target: str | Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        if isinstance(target, nn.Module) and not type(target).__module__.startswith("torch.nn.modules."):
+            same = {id(tensor): tensor for tensor in tensors_of(target).values()}
+            target = copy.deepcopy(target, copies(target, same))  # it may keep what it computes
+        args, kwargs = _with_plain_fill(target, args, kwargs)
         if self._on_meta:
             with contextlib.suppress(Exception), torch.no_grad():
                 return _call(target, args, kwargs, to_meta)
@@ -116,6 +121,24 @@ def _call(target: str | Callable[..., Any], args: Any, kwargs: Any, convert: Cal
         if any(state[name] is not t for name, t in own if name in state):
             return torch.func.functional_call(target, state, args, kwargs)
     return target(*args, **kwargs)
+
+
+def _with_plain_fill(target: Any, args: Any, kwargs: Any) -> tuple[Any, Any]:
+    """The arguments with a number in place of a tensor to fill with, whose value nobody knows and no shape needs."""
+    place = _FILL.get(target)
+    if place is None:
+        return args, kwargs
+
+    def number(fill: Any) -> Any:
+        return torch.zeros((), dtype=fill.dtype).item() if isinstance(fill, torch.Tensor) else fill
+
+    return (*args[:place], *map(number, args[place : place + 1]), *args[place + 1 :]), {
+        name: number(value) if name == "fill_value" else value for name, value in kwargs.items()
+    }
+
+
+# where the value stands that is filled in
+_FILL: Mapping[Any, int] = {"new_full": 2, torch.full: 1, torch.full_like: 1}
 
 
 def _key(target: str | Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:

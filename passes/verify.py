@@ -83,11 +83,18 @@ def counting() -> Iterator[FlopCounterMode]:
 
 
 def multiply_adds(node: fx.Node) -> int:
-    """What one operator of a traced module costs, counted while it runs on fake tensors."""
+    """What one operator of a traced module costs, counted while it runs on fake tensors, which take the same paths as
+    real ones; on meta tensors where it does not run on these (it reads a number out of a tensor of its own).
+    """
     module = node.graph.owning_module
     assert module is not None
-    with undisturbed(), counting() as counter:
-        Shapes(torch.device("cpu"), on_meta=False).of(node, module, lambda n: n.meta["val"])
+    with undisturbed():
+        try:
+            with counting() as counter:
+                Shapes(torch.device("cpu"), on_meta=False).of(node, module, lambda n: n.meta["val"])
+        except Exception:
+            with counting() as counter:
+                Shapes(torch.device("cpu")).of(node, module, lambda n: n.meta["val"])
     return int(counter.get_total_flops()) // 2
 
 
