@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import inspect
 import sys
+import types
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import fx, nn
+from torch.fx.node import map_aggregate
 from torch.utils.checkpoint import CheckpointFunction
 
 from conet_fx.errors import TraceError
@@ -44,10 +46,12 @@ def no_autograd_functions() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def factories_that_take_proxies() -> Iterator[None]:
-    """Let functions that torch cannot dispatch take sizes of the graph.
+def functions_that_take_proxies() -> Iterator[None]:
+    """Let functions that torch cannot dispatch take values of the graph.
 
-    ``torch.zeros(x.size(0), 3)`` is recorded as ``torch.zeros((x.size(0), 3))``, ``torch.arange(x.size(1))`` as it is.
+    ``torch.zeros(x.size(0), 3)`` is recorded as ``torch.zeros((x.size(0), 3))``, ``torch.arange(x.size(1))`` as it is,
+    ``torch.as_tensor`` of a tensor as ``x.to``. The limits of a type (``torch.finfo(x.dtype).min``) are numbers, and
+    what ``torch._check`` and ``torch.is_tensor`` ask is answered at once.
     """
 
     def taking_proxies(factory: Callable[..., Any]) -> Callable[..., Any]:
@@ -66,8 +70,24 @@ def factories_that_take_proxies() -> Iterator[None]:
 
         return call
 
-    wrappers = dict.fromkeys(("zeros", "ones", "empty", "rand", "randn"), taking_proxies)
+    def of_values(original: Callable[..., Any]) -> Callable[..., Any]:
+        return lambda *given: original(*map(_value, given))
+
+    def converting(original: Callable[..., Any]) -> Callable[..., Any]:
+        def call(data: Any, dtype: Any = None, device: Any = None) -> Any:
+            options = {name: value for name, value in (("dtype", dtype), ("device", device)) if value is not None}
+            if isinstance(data, fx.Proxy) and isinstance(data.node.meta["val"], torch.Tensor):
+                return data.to(**options) if options else data
+            if any(isinstance(a, fx.Proxy) for a in leaves((data, device))):
+                return torch.tensor(data, **options)
+            return original(data, dtype, device)
+
+        return call
+
+    wrappers: dict[str, Callable[..., Any]] = dict.fromkeys(("zeros", "ones", "empty", "rand", "randn"), taking_proxies)
     wrappers |= dict.fromkeys(("tensor", "full", "arange", "linspace", "eye"), recorded)
+    wrappers |= {"as_tensor": converting, "finfo": of_values, "iinfo": of_values, "is_tensor": of_values}
+    wrappers["_check_with"] = of_values  # what torch._check and its like call
     originals = {name: getattr(torch, name) for name in wrappers}
     try:
         for name, factory in originals.items():
@@ -93,27 +113,48 @@ def functional_that_does_not_dispatch() -> Iterator[None]:
 
 def _sees_values(obj: Any, kind: Any) -> bool:
     """``isinstance`` of what a proxy stands for."""
-    return isinstance(obj.node.meta["val"] if isinstance(obj, fx.Proxy) else obj, kind)
+    return isinstance(_value(obj), kind)
+
+
+def _calls_values(obj: Any) -> bool:
+    """``callable`` of what a proxy stands for."""
+    return callable(_value(obj))
+
+
+def _value(obj: Any) -> Any:
+    return obj.node.meta["val"] if isinstance(obj, fx.Proxy) else obj
 
 
 @contextlib.contextmanager
 def isinstance_that_sees_values(model: nn.Module) -> Iterator[None]:
-    """Let ``isinstance(x, torch.Tensor)`` in the files of the model's classes look at what a proxy stands for."""
-    kinds = {type(module) for module in model.modules()}
-    forwards = (inspect.getattr_static(kind, "forward", None) for kind in kinds)
-    functions = (getattr(forward, "__globals__", {}) for forward in forwards)
-    spaces = {
-        id(space): space
-        for space in functions
-        if not space.get("__name__", "torch.").startswith("torch.") and "isinstance" not in space
-    }
+    """Let ``isinstance(x, torch.Tensor)`` and ``callable(x)`` look at what a proxy stands for, in the packages that the
+    model's classes are from, and so ``torch.jit.isinstance`` everywhere.
+    """
+    packages = {type(module).__module__.partition(".")[0] for module in model.modules()} - {"torch"}
+    spaces = [vars(module) for name, module in list(sys.modules.items()) if name.partition(".")[0] in packages]
+    # a forward that was put into a class from elsewhere
+    forwards = (inspect.getattr_static(type(module), "forward", None) for module in model.modules())
+    spaces += [f.__globals__ for f in forwards if isinstance(f, types.FunctionType)]
+    spaces = [
+        space
+        for space in {id(space): space for space in spaces}.values()
+        if not {"isinstance", "callable"} & space.keys()
+    ]
+    spaces = [space for space in spaces if not space.get("__name__", "torch.").startswith("torch.")]
+    scripted = torch.jit.isinstance
+
+    def in_scripts(obj: Any, kind: Any) -> Any:
+        return scripted(map_aggregate(obj, _value), kind)  # type: ignore[no-untyped-call]
+
     try:
-        for space in spaces.values():
-            space["isinstance"] = _sees_values
+        for space in spaces:
+            space.update(isinstance=_sees_values, callable=_calls_values)
+        torch.jit.isinstance = in_scripts
         yield
     finally:
-        for space in spaces.values():
-            del space["isinstance"]
+        torch.jit.isinstance = scripted
+        for space in spaces:
+            del space["isinstance"], space["callable"]
 
 
 @contextlib.contextmanager

@@ -45,8 +45,8 @@ from conet_fx.passes.nodes import (
 )
 from conet_fx.passes.patches import (
     einops_that_takes_proxies,
-    factories_that_take_proxies,
     functional_that_does_not_dispatch,
+    functions_that_take_proxies,
     isinstance_that_sees_values,
     no_autograd_functions,
 )
@@ -63,7 +63,7 @@ _PARAMETRIZED = (nn.modules.conv._ConvNd, nn.Linear)
 _LOOKED_INTO = frozenset((F.multi_head_attention_forward,))
 _COMPOSITE = (  # modules of torch.nn that are made of others, and are looked into
     nn.Transformer, nn.TransformerEncoder, nn.TransformerDecoder,
-    nn.TransformerEncoderLayer, nn.TransformerDecoderLayer,
+    nn.TransformerEncoderLayer, nn.TransformerDecoderLayer, nn.modules.loss._Loss,
 )  # fmt: skip
 
 
@@ -91,6 +91,16 @@ class Proxy(fx.Proxy):
 
     def __round__(self, digits: int | None = None) -> Any:
         return round(self._read("round()"), digits)
+
+    def __add__(self, other: Any) -> Any:
+        if isinstance(self.node.meta["val"], tuple):  # x.shape[:-1] + (heads, 64): items, as [*x.shape[:-1], 64] has
+            return (*self, *other)
+        return super().__add__(other)  # type: ignore[misc]  # torch.fx puts it there when it is imported
+
+    def __radd__(self, other: Any) -> Any:
+        if isinstance(self.node.meta["val"], tuple):
+            return (*other, *self)
+        return super().__radd__(other)  # type: ignore[misc]
 
     def __setitem__(self, index: Any, value: Any) -> None:
         self.tracer.create_proxy("call_function", operator.setitem, (self, index, value), {})
@@ -174,7 +184,7 @@ class Recorder(fx.Tracer):
         try:
             with (
                 torch.enable_grad(),
-                factories_that_take_proxies(),
+                functions_that_take_proxies(),
                 isinstance_that_sees_values(root),
                 self._wrapped_functions(),
                 no_autograd_functions(),
@@ -187,6 +197,7 @@ class Recorder(fx.Tracer):
             raise
         except Exception as error:
             raise TraceError(f"{name} cannot be traced: {type(error).__name__}: {error} ({line_of(error)})") from error
+        _erase_unused_numbers(graph)
         for node in graph.nodes:
             node.meta.pop("is_wrapped", None)  # or the generated code would wrap the function for good
         output = graph.output_node()
@@ -236,7 +247,11 @@ class Recorder(fx.Tracer):
             return forward(*args, **kwargs)
         if isinstance(m, OptimizedModule):  # what torch.compile gives: the module itself is inside
             forward = m._orig_mod
-        path = self.path_of_module(m)
+        try:
+            path = self.path_of_module(m)
+        except NameError:  # made inside forward, as nn.ReLU()(x) is
+            self._refuse_new_weights(m)
+            return forward(*args, **kwargs)
         depth = len(self.module_stack)
         before = next(iter(reversed(self.graph.nodes)))
         dropped = len(self.dropped)
@@ -257,6 +272,15 @@ class Recorder(fx.Tracer):
             proxy.node.meta["untraced"] = text
             self.opaque.append(path)
             return proxy
+
+    def _refuse_new_weights(self, m: nn.Module) -> None:
+        """Raise for a module with parameters that are not among those of the model."""
+        if any(id(parameter) not in self._names for parameter in m.parameters()):
+            raise TraceError(
+                f"{type(m).__name__} at {user_line()[0]} has weights that are not among the model's parameters, so "
+                "no state_dict holds them and nothing trains them: make the layer in __init__, and keep it as an "
+                "attribute or in nn.ModuleList or nn.ModuleDict, not in a plain list"
+            )
 
     def looked_into(self, function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         """What a function returns that is made of others, each of which is recorded; None where that fails."""
@@ -449,6 +473,24 @@ class Recorder(fx.Tracer):
             known.update(saved)
 
 
+def _erase_unused_numbers(graph: fx.Graph) -> None:
+    """Erase what Python alone has looked at: a condition on a size, a count of elements. Numbers that it went on to
+    compute with stay, for the plan to tell, and so do remainders, which a network may ask to be 0 for good.
+    """
+    for node in reversed(graph.nodes):
+        if node.users or "read_as_number" in node.meta or tensors(node.meta.get("val")):
+            continue
+        if node.op in ("call_function", "call_method") and node.target in _READS_OF_SIZES:
+            graph.erase_node(node)
+
+
+_READS_OF_SIZES: frozenset[Any] = frozenset(
+    (
+        *(getattr, "size", "stride", "numel", "nelement", "dim", "ndimension", "element_size", "is_contiguous"),
+        *(operator.add, operator.sub, operator.mul, operator.pow, operator.neg, operator.abs, operator.getitem),
+        *(operator.eq, operator.ne, operator.lt, operator.le, operator.gt, operator.ge, operator.and_, operator.or_),
+    )
+)
 _NUMBERS = frozenset((int, float, bool, str, type(None)))
 
 

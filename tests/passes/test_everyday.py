@@ -1,0 +1,161 @@
+"""What everyday code does inside ``forward``: layers made on the way, checks of types and sizes, sizes put together."""
+
+from __future__ import annotations
+
+import sys
+import types
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import conet_fx
+from conet_fx.errors import TraceError
+from conet_fx.passes.shapes import Shapes
+from conet_fx.passes.trace import trace
+from tests.passes.battery import check_everything, outputs
+from tests.passes.cases import conv, net
+from tests.passes.test_trace import Double
+
+IMAGE = torch.randn(2, 3, 8, 8)
+
+
+# --- layers --------------------------------------------------------------------------------------------------
+
+
+def test_layers_without_weights_may_be_made_in_forward() -> None:
+    def forward(self: Any, x: Tensor) -> Tensor:
+        y = nn.Sequential(self.a, nn.ReLU(), nn.InstanceNorm2d(6))(x)
+        return self.out(nn.Upsample(scale_factor=2)(nn.MaxPool2d(2)(self.blocks[1:](y))))
+
+    blocks = nn.Sequential(conv(6, 7), conv(6, 7), nn.ReLU())
+    plan = check_everything(net(forward, a=conv(3, 6), blocks=blocks, out=conv(7, 2)), IMAGE)
+    assert {group.name: group.size for group in plan.free} == {"a": 6, "blocks.1": 7}
+
+
+@pytest.mark.parametrize("listed", [True, False], ids=["plain list", "made in forward"])
+def test_layers_with_weights_that_the_model_does_not_own_are_refused(listed: bool) -> None:
+    def forward(self: Any, x: Tensor) -> Tensor:
+        middle = self.layers[0] if listed else nn.Conv2d(6, 6, 1)
+        return self.out(middle(self.a(x)))
+
+    model = net(forward, a=conv(3, 6), out=conv(6, 2))
+    model.layers = [conv(6, 6)]
+    with pytest.raises(
+        TraceError, match=r"Conv2d at .*test_everyday.py:\d+ has weights that are not among .*ModuleList"
+    ):
+        conet_fx.analyze(model, IMAGE)
+
+
+# --- questions about values --------------------------------------------------------------------------------------
+
+
+def test_questions_about_types_are_answered_for_what_a_proxy_stands_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    helpers = types.ModuleType("tests.helpers_of_a_model")
+    vars(helpers).update(Tensor=Tensor)
+    exec("def is_map(x):\n    return isinstance(x, Tensor) and not callable(x.shape[1])", vars(helpers))
+    monkeypatch.setitem(sys.modules, helpers.__name__, helpers)
+
+    def forward(self: Any, x: Tensor) -> Tensor:
+        y = torch.as_tensor(self.a(x))
+        torch._check(y.shape[0] == 2)
+        right = torch.jit.isinstance(y, Tensor) and torch.jit.isinstance([y], list[Tensor]) and torch.is_tensor(y)
+        if not (right and helpers.is_map(y)):
+            return self.a(x)
+        limit = torch.finfo(y.dtype).min
+        return self.out(y.masked_fill(y > -limit, limit)).double() + torch.as_tensor(y, dtype=torch.float64).mean()
+
+    before = torch.jit.isinstance, torch.is_tensor, torch._check_with, torch.as_tensor
+    model = net(forward, a=conv(3, 6), out=conv(6, 5))
+    plan = check_everything(model, IMAGE)
+    assert [group.name for group in plan.free] == ["a"]
+    assert before == (torch.jit.isinstance, torch.is_tensor, torch._check_with, torch.as_tensor)
+    assert not {"isinstance", "callable"} & (vars(helpers).keys() | globals().keys())
+
+
+def test_numbers_that_python_alone_looks_at_are_not_in_the_graph() -> None:
+    def forward(self: Any, x: Tensor) -> Tensor:
+        y = self.a(x).flatten(2) @ self.b(x).flatten(2).transpose(1, 2)
+        if y.numel() * 2 > 2**31 or y.shape[1] - y.shape[2] > 2:
+            y = y.contiguous()
+        return y.mean((1, 2)) + self.out(x).mean((1, 2, 3))
+
+    plan = check_everything(net(forward, a=conv(3, 6), b=conv(3, 7), out=conv(3, 1)), IMAGE)
+    assert {group.name for group in plan.free} == {"a", "b", "out"}
+    assert not {"numel", "shape"} & {str(node.args[-1]) for node in plan.trace.graph_module.graph.nodes if node.args}
+
+
+# --- sizes that are put together ----------------------------------------------------------------------------------
+
+
+BATCH, HEADS, ALL, CLASSES = (2,), (2, 4), (8,), (5,)
+
+
+def test_heads_as_hugging_face_writes_them() -> None:
+    """``x.size()[:-1] + (heads, head_size)``: the numbers in such a tuple are rewritten like those in a call."""
+
+    def forward(self: Any, x: Tensor) -> Tensor:
+        tokens = x.flatten(2).transpose(1, 2)
+        q, k, v = (p(tokens) for p in (self.q, self.k, self.v))
+        q, k, v = (p.view(p.size()[:-1] + HEADS).permute(0, 2, 1, 3) for p in (q, k, v))
+        y = (torch.softmax(q @ k.transpose(-1, -2), -1) @ v).permute(0, 2, 1, 3).contiguous()
+        y = self.out(y.view(y.size()[:-2] + ALL))
+        return y.reshape(BATCH + tokens.shape[1:2] + CLASSES)
+
+    parts = {name: nn.Linear(3, 8) for name in "qkv"}
+    plan = check_everything(net(forward, **parts, out=nn.Linear(8, 5)), IMAGE, resize_linear=True)
+    assert {group.name: group.size for group in plan.free} == {"q": 8, "v": 8}
+
+
+# --- tensors of the model's own ---------------------------------------------------------------------------------
+
+
+class Decoder(nn.Module):
+    """A head as YOLO has: places of the cells by the strides of its levels, which it keeps for the next image."""
+
+    def __init__(self, opaque: bool) -> None:
+        super().__init__()
+        self.conv = conv(6, 4)
+        self.stride, self.places, self.seen, self.opaque = torch.tensor([8.0, 16.0]), torch.empty(0), None, opaque
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(x)
+        if self.opaque:
+            x = Double.apply(x)  # what no graph can hold
+        if self.seen != x.shape:
+            places = [x.new_full((x.shape[2] * x.shape[3], 1), stride) for stride in self.stride]
+            self.places, self.seen = torch.cat(places), x.shape
+        return x.flatten(2) * self.places.mean() + torch.full_like(x, self.stride.sum()).flatten(2)
+
+
+def test_a_value_to_fill_with_may_be_a_tensor_of_the_model() -> None:
+    model = nn.Sequential(conv(3, 6), Decoder(opaque=False))
+    assert not trace(model, IMAGE).pieces
+    assert model[1].seen is None
+    check_everything(model, IMAGE)
+
+
+def test_a_module_that_is_one_call_keeps_what_it_had() -> None:
+    """It runs on a copy, and where fake tensors cannot give it a number, on meta tensors."""
+    model = nn.Sequential(conv(3, 6), conv(6, 6), Decoder(opaque=True))
+    plan = conet_fx.analyze(model, IMAGE)
+    assert [group.name for group in plan.free] == ["0"]
+    expected = outputs(model, IMAGE)
+    assert model[2].seen == (2, 4, 8, 8)
+    model[2].places, model[2].seen = torch.empty(0), None
+    plan = conet_fx.analyze(model, IMAGE)
+    assert plan.cost().macs == 2 * sum(64 * m.weight.numel() for m in (model[0], model[1], model[2].conv))
+    plan.resize({"0": 4})
+    assert model[2].seen is None
+    assert model[2].places.numel() == 0
+    assert all(map(torch.equal, outputs(model, IMAGE), expected))
+
+
+def test_a_shape_does_not_depend_on_what_is_filled_in() -> None:
+    fill = torch.zeros((), dtype=torch.int64, device="meta")
+    shapes = Shapes(torch.device("cpu"))
+    assert shapes.run(torch.full, ((2, 3), fill), {}).dtype == torch.int64
+    assert shapes.run(torch.full, ((2, 3),), {"fill_value": fill}).shape == (2, 3)
+    assert F.relu(shapes.run("new_full", (torch.empty(1, device="meta"), (4,), fill), {})).dtype == torch.float32
