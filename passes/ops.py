@@ -357,6 +357,20 @@ register(
 register(rules.Similarity(), "input other dim=1 keepdim=False", functions=[F.cosine_similarity])
 register(rules.Similarity(), "input other p=2 eps=1e-6 keepdim=False dim=-1", functions=[F.pairwise_distance])
 register(rules.Similarity(), "input other keepdim=False dim=-1", modules=[nn.CosineSimilarity, nn.PairwiseDistance])
+register(rules.Distances(), "input other", functions=[torch.cdist])
+register(
+    rules.Loss(),
+    "input other",
+    functions=[
+        F.mse_loss, F.l1_loss, F.smooth_l1_loss, F.huber_loss, F.soft_margin_loss, F.kl_div, F.poisson_nll_loss,
+        F.binary_cross_entropy, F.binary_cross_entropy_with_logits,
+    ],
+)  # fmt: skip
+register(
+    rules.ClassLoss(),
+    "input other",
+    functions=[F.cross_entropy, F.nll_loss, F.multi_margin_loss, F.multilabel_margin_loss],
+)
 _REDUCING = "mean sum max min amax amin logsumexp prod argmax argmin all any nansum nanmean median nanmedian aminmax"
 register(
     rules.Reduce(),

@@ -76,5 +76,6 @@ def _tie_shared_tensors(traced: Trace, facts: Facts) -> None:
             if not isinstance(tensor, torch.Tensor):
                 continue
             known, name = first.setdefault(id(tensor), (layout, path))
+            why = f"{path} is the same tensor as {name}" if path != name else f"{path} is used in two ways"
             for a, b in zip(known.dims, layout.dims, strict=True):
-                facts.depths.tie(a, b, f"{path} is the same tensor as {name}")
+                facts.depths.tie(a, b, why)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable
 from typing import Any
 
 from conet_fx.passes.call import Call, Int, NoRule, Tensor, Value, dims_in
@@ -77,6 +78,12 @@ class Unpool(Spatial):
             call.tie(dim, same)
         return super().depth(call)
 
+    def labels(self, call: MarkCall) -> Any:
+        fields, indices = call.fields(), call.fields("indices")
+        for dim in fields.keys() & indices.keys():  # a channel is put where a channel of its number was
+            call.marker.link(fields[dim], indices[dim])
+        return super().labels(call)
+
 
 class Sampled(Spatial):
     """grid_sample: values of the input at places that a second tensor gives, whose dims stay."""
@@ -135,6 +142,7 @@ class Similarity(Summation):
         ndim = len(call.shape())
         axis, keeps = self._axis(call, ndim), self._keeps(call)
         out: Fields = {}
+        _pair(call, (axis,))
         for name in ("input", "other"):
             shape = call.traced_shape(call.raw(name))
             for dim, field in call.fields(name).items():
@@ -148,6 +156,73 @@ class Similarity(Summation):
                 else:
                     out[to] = field
         return out
+
+
+class Loss(Rule):
+    """Two tensors compared element by element, and summed up or averaged unless told otherwise (``F.mse_loss``)."""
+
+    def depth(self, call: Call) -> Value:
+        a, b = call.dims(), call.dims("other")
+        if len(a) != len(b):
+            raise NoRule("tensors with different numbers of dims")
+        dims = tuple(call.meet(pair) for pair in zip(a, b, strict=True))
+        if call.shape or not dims:
+            return Tensor(dims)
+        for dim in dims:
+            if not is_fixed(dim):
+                call.mixes(dim)
+        return Tensor(())
+
+    def labels(self, call: MarkCall) -> Any:
+        dims = range(len(call.shape()))
+        _pair(call, dims)
+        fields = call.fields("other") | call.fields()
+        return {dim: fields[dim] for dim in dims if dim in fields} if call.traced_out else {}
+
+
+class ClassLoss(Rule):
+    """cross_entropy and nll_loss: scores of classes, which the target numbers."""
+
+    def depth(self, call: Call) -> Value:
+        call.freeze(*call.dims(), *call.dims("other"), because="compares channels with numbers of classes")
+        return Tensor(tuple((n,) for n in call.shape))
+
+
+class Distances(Rule):
+    """cdist: how far each row of one tensor is from each row of another."""
+
+    def depth(self, call: Call) -> Value:
+        a, b = call.dims(), call.dims("other")
+        if len(a) != len(b):
+            raise NoRule("tensors with different numbers of dims")
+        call.mixes(call.meet((a[-1], b[-1])))
+        return Tensor((*(call.meet(pair) for pair in zip(a[:-2], b[:-2], strict=True)), a[-2], b[-2]))
+
+    def labels(self, call: MarkCall) -> Any:
+        last = len(call.shape()) - 1
+        _pair(call, (last,))
+        out: Fields = {}
+        for name, row in (("input", last - 1), ("other", last)):
+            for dim, field in call.fields(name).items():
+                if dim == last:
+                    continue
+                field = call.marker.collapse(field, (last,))
+                to = row if dim == last - 1 else dim
+                field = field if row != last else field.movedim(last - 1, last)
+                if to in out:
+                    call.marker.link(out[to], field)
+                else:
+                    out[to] = field
+        return out
+
+
+def _pair(call: MarkCall, dims: Iterable[int]) -> None:
+    """What stands at one place of both operands is one channel."""
+    a, b = call.fields(), call.fields("other")
+    shapes = [call.traced_shape(call.raw(name)) for name in ("input", "other")]
+    for dim in dims:
+        if dim in a and dim in b and shapes[0][dim] == shapes[1][dim]:
+            call.marker.link(a[dim], b[dim])
 
 
 class AsReal(Rule):

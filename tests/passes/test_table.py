@@ -18,10 +18,11 @@ from conet_fx.passes import ops
 Groups = Mapping[str, str]
 
 MODULES: Groups = {
-    "losses": "AdaptiveLogSoftmaxWithLoss BCELoss BCEWithLogitsLoss CTCLoss CosineEmbeddingLoss CrossEntropyLoss "
+    "losses, which the trace looks into": "BCELoss BCEWithLogitsLoss CTCLoss CosineEmbeddingLoss CrossEntropyLoss "
     "GaussianNLLLoss HingeEmbeddingLoss HuberLoss KLDivLoss L1Loss LinearCrossEntropyLoss MSELoss MarginRankingLoss "
     "MultiLabelMarginLoss MultiLabelSoftMarginLoss MultiMarginLoss NLLLoss NLLLoss2d PoissonNLLLoss SmoothL1Loss "
     "SoftMarginLoss TripletMarginLoss TripletMarginWithDistanceLoss",
+    "a loss with layers of its own": "AdaptiveLogSoftmaxWithLoss",
     "containers and base classes, which the trace looks into": "Container Module ModuleDict ModuleList ParameterDict "
     "ParameterList RNNBase RNNCellBase Sequential DataParallel",
     "lazy: they turn into the layers of the table on their first data": "LazyBatchNorm1d LazyBatchNorm2d "
@@ -33,10 +34,9 @@ MODULES: Groups = {
 }
 
 FUNCTIONS: Groups = {
-    "losses": "binary_cross_entropy binary_cross_entropy_with_logits cosine_embedding_loss cross_entropy ctc_loss "
-    "gaussian_nll_loss hinge_embedding_loss huber_loss kl_div l1_loss linear_cross_entropy margin_ranking_loss "
-    "mse_loss multi_margin_loss multilabel_margin_loss multilabel_soft_margin_loss nll_loss poisson_nll_loss "
-    "smooth_l1_loss soft_margin_loss triplet_margin_loss triplet_margin_with_distance_loss",
+    "losses that are hardly ever inside a network": "cosine_embedding_loss ctc_loss gaussian_nll_loss "
+    "hinge_embedding_loss linear_cross_entropy margin_ranking_loss multilabel_soft_margin_loss triplet_margin_loss "
+    "triplet_margin_with_distance_loss",
     "helpers of torch that came in by an import": "assert_int_or_pair boolean_dispatch handle_torch_function "
     "has_torch_function has_torch_function_unary has_torch_function_variadic",
     "products of two inputs, or sums over rows of a table": "bilinear embedding_bag pdist",

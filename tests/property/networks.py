@@ -641,7 +641,8 @@ def checked(d: int, x: Shape) -> nn.Module:
             return y
         if y.element_size() != 8 or not y.is_contiguous() or y.stride(-1) != 1 or torch.numel(y) != y.nelement():
             y = y.contiguous()
-        return y.flatten(y.dim() - 1).unflatten(-1, (y.shape[-1],)) / (y.numel() // (y.numel() // 2))
+        scale = y.ndimension() * y.element_size() * y.is_contiguous()
+        return y.flatten(y.dim() - 1).unflatten(-1, (y.shape[-1],)) / (y.numel() // (y.nelement() // 2)) * scale
 
     return Apply(run)
 
@@ -684,7 +685,6 @@ BINARY: dict[str, Callable[[Any, Any], Any]] = {
     "torch.logical_or": lambda x, y: x * torch.logical_or(x, y),
     "logical_and": lambda x, y: x * x.logical_and(y),
     "logical_or": lambda x, y: x * x.logical_or(y),
-    "mse_loss": lambda x, y: F.mse_loss(x, y, reduction="none"),
     "expand_as": lambda x, y: x + y.expand_as(x),
     **{f"x {name} y": by_comparison(getattr(operator, name)) for name in COMPARISONS},
     **{f"torch.{name}": by_comparison(getattr(torch, name)) for name in COMPARISONS},
@@ -871,6 +871,34 @@ def similarity(d: int, x: Shape, y: Shape, kind: str) -> nn.Module:
     return Apply(lambda x, y: x * F.pairwise_distance(x, y).unsqueeze(-1))
 
 
+LOSSES: dict[str, Callable[..., Any]] = {
+    **{name: getattr(F, name) for name in ("mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss", "poisson_nll_loss")},
+    "soft_margin_loss": lambda x, y, **options: F.soft_margin_loss(x, y.sign(), **options),
+    "kl_div": lambda x, y, reduction: F.kl_div(x, y.sigmoid(), reduction=reduction.replace("mean", "batchmean")),
+    "binary_cross_entropy": lambda x, y, **options: F.binary_cross_entropy(x.sigmoid(), y.sigmoid(), **options),
+    "binary_cross_entropy_with_logits": lambda x, y, **options: F.binary_cross_entropy_with_logits(
+        x, y.sigmoid(), **options
+    ),
+}
+
+
+@op("map", "same", name=tuple(LOSSES), reduction=("none", "mean", "sum"))
+def loss(d: int, x: Shape, y: Shape, name: str, reduction: str) -> nn.Module:
+    """What a loss says of two maps, at each element or of them all."""
+    return Apply(lambda x, y: x + LOSSES[name](x, y, reduction=reduction))
+
+
+@op("map", "same")
+def nearest(d: int, x: Shape, y: Shape) -> nn.Module:
+    """How far the features at each place are from the nearest ones of another map."""
+
+    def run(x: Tensor, y: Tensor) -> Tensor:
+        rows, others = (z.flatten(2).transpose(1, 2) for z in (x, y))
+        return x * torch.cdist(rows, others).amin(2).view(x.shape[0], 1, *x.shape[2:])
+
+    return Apply(run)
+
+
 @op("map", "same", kind=("GLU", "CrossMapLRN2d"))
 def gated(d: int, x: Shape, y: Shape, kind: str) -> nn.Module | None:
     if kind == "GLU":
@@ -878,22 +906,25 @@ def gated(d: int, x: Shape, y: Shape, kind: str) -> nn.Module | None:
     return Apply(lambda m, x, y: m.norm(x) + y, norm=nn.CrossMapLRN2d(3)) if d == 2 else None
 
 
-@op("map", kind=("MaxPool", "max_pool", "adaptive_max_pool"))
+@op("map", kind=("MaxPool", "MaxPool conv", "max_pool", "adaptive_max_pool"))
 def pool_and_unpool(d: int, x: Shape, kind: str) -> nn.Module | None:
-    """The largest values, back at their places."""
+    """The largest values, or what a convolution makes of them, back at their places."""
     if any(n % 2 for n in x[2:]) or min(x[2:]) < 2:
         return None
     pool, unpool = by_dims("MaxPool", d)(2, return_indices=True), by_dims("MaxUnpool", d)(2)
     function, back = by_dims("adaptive_max_pool" if kind[0] == "a" else "max_pool", d), by_dims("max_unpool", d)
 
+    middle = by_dims("Conv", d)(x[1], x[1], 1) if kind == "MaxPool conv" else nn.Identity()
+
     def run(m: Any, y: Tensor) -> Tensor:
-        if kind == "MaxPool":
-            return m.unpool(*m.pool(y))
+        if kind.startswith("MaxPool"):
+            values, places = m.pool(y)
+            return m.unpool(m.middle(values), places)
         size = [n // 2 for n in x[2:]] if kind[0] == "a" else 2
         values, places = function(y, size, return_indices=True)
         return back(values, places, 2)
 
-    return Apply(run, pool=pool, unpool=unpool)
+    return Apply(run, pool=pool, unpool=unpool, middle=middle)
 
 
 @op("map", kind=("grid_sample", "upsample_nearest", "upsample_bilinear"))

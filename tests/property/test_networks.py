@@ -68,6 +68,7 @@ IN_PLACE = "torch.fx writes x += y as x + y, and x.__add__(y) too"
 NUMBERS = "its argument is a number that Python has already got when torch.fx records"
 ON_A_GPU = "runs only where there is a GPU"
 BOXES = "takes boxes, which are data of their own: it is in the catalogue"
+CLASSES = "compares with numbers of classes, which are data of their own: it is in the catalogue"
 EXPERIMENTAL = "warns that torch hardly supports it"
 RANDOM = "draws random numbers for each channel, so that no resize can keep its function"
 NOT_GENERATED: dict[Callable[..., Any] | str | type, str] = {
@@ -84,6 +85,7 @@ NOT_GENERATED: dict[Callable[..., Any] | str | type, str] = {
     nn.SyncBatchNorm: ON_A_GPU,
     "chalf": EXPERIMENTAL,
     **dict.fromkeys([torchvision.ops.roi_align, torchvision.ops.roi_pool], BOXES),
+    **dict.fromkeys([F.cross_entropy, F.nll_loss, F.multi_margin_loss, F.multilabel_margin_loss], CLASSES),
     **dict.fromkeys([nn.FractionalMaxPool2d, nn.FractionalMaxPool3d], RANDOM),
     **dict.fromkeys([F.fractional_max_pool2d, F.fractional_max_pool3d], RANDOM),
     **dict.fromkeys([F.fractional_max_pool2d_with_indices, F.fractional_max_pool3d_with_indices], RANDOM),

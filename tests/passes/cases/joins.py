@@ -291,6 +291,41 @@ def gate_at_one_channel() -> nn.Module:
 
 
 @case({"a": (6, 1)}, mixed=["a"])
+def distances() -> nn.Module:
+    """A codebook: the code that is nearest to the features at each place, and how far it is."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.a(x)
+        rows = y.flatten(2).transpose(1, 2)
+        far = torch.cdist(rows, self.b(x).flatten(2).transpose(1, 2))
+        return self.out(y * far.min(2).values.view(2, 1, 8, 8)) + F.mse_loss(y, self.b(x))
+
+    return net(forward, a=conv(3, 6), b=conv(3, 6), out=conv(6, 5))
+
+
+@case({"a": (6, 1)}, {"out": "compares channels with numbers of classes"})
+def loss_inside() -> nn.Module:
+    """A network that returns its loss: of the classes that each place is nearest to."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        scores = self.out(self.a(x))
+        return F.cross_entropy(scores, scores.detach().argmax(1)) + self.loss(scores, scores.detach().argmax(1))
+
+    return net(forward, a=conv(3, 6), out=conv(6, 5), loss=nn.NLLLoss())
+
+
+@case({"a": (6, 1)}, mixed=["a"])
+def losses() -> nn.Module:
+    """Features that are drawn towards those of another layer, with and without a mean over all."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y, z = self.a(x), self.b(x)
+        return self.out(F.smooth_l1_loss(y, z, reduction="none")) + self.loss(y, z)
+
+    return net(forward, a=conv(3, 6), b=conv(3, 6), out=conv(6, 5), loss=nn.MSELoss())
+
+
+@case({"a": (6, 1)}, mixed=["a"])
 def similarities() -> nn.Module:
     def forward(self, x: Tensor) -> Tensor:
         y, z = self.a(x), self.b(x)

@@ -54,16 +54,16 @@ def spatial_transformer() -> nn.Module:
 
 @case({"a": (6, 1)})
 def unpooled() -> nn.Module:
-    """SegNet: the places of the maxima are kept for the way up."""
+    """SegNet: the places of the maxima are kept for the way up, and ``b`` is unpooled by those of ``a``."""
 
     def forward(self, x: Tensor) -> Tensor:
         y, places = self.pool(self.a(x))
-        y = self.unpool(F.relu(y), places)
+        y = self.unpool(self.b(F.relu(y)), places)
         z, again = F.max_pool2d(y, 2, return_indices=True)
         return self.out(F.max_unpool2d(z, again, 2))
 
     pool, unpool = nn.MaxPool2d(2, return_indices=True), nn.MaxUnpool2d(2)
-    return net(forward, a=conv(3, 6), pool=pool, unpool=unpool, out=conv(6, 5))
+    return net(forward, a=conv(3, 6), b=conv(6, 6), pool=pool, unpool=unpool, out=conv(6, 5))
 
 
 @case({"a": (6, 1)})
