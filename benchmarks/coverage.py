@@ -1,6 +1,6 @@
 """Which networks conet-fx can follow, how far, and whether what it then promises holds.
 
-    python -m benchmarks.coverage [--zoo torchvision|timm|all] [--models NAME,...] [--alone N | --every]
+    python -m benchmarks.coverage [--zoo torchvision|timm|libraries|all] [--models NAME,...] [--alone N | --every]
                                   [--peers torch-pruning modelopt] [--jobs N] [--timeout S]
                                   [--out FILE [--resume [--failed]]] [--markdown FILE]
 
@@ -372,7 +372,7 @@ def measure(entry: str, options: argparse.Namespace, old: Row) -> Row:
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="What conet-fx can follow.", formatter_class=argparse.HelpFormatter)
-    parser.add_argument("--zoo", choices=("torchvision", "timm", "all"), default="all")
+    parser.add_argument("--zoo", choices=(*zoo.ZOOS, "all"), default="all")
     parser.add_argument("--models", metavar="NAME,...", help="only these (parts of names do: 'resnet18,/vgg')")
     parser.add_argument("--alone", type=str, default="3", metavar="N", help="groups that are resized alone (default 3)")
     parser.add_argument("--every", action="store_true", help="resize every group alone")
@@ -395,12 +395,10 @@ def main(arguments: list[str] | None = None) -> None:
         return
     rows = kept_rows(options, passed)
     names = chosen(options.zoo, options.models)
-    needed = {TOOLS[key].package for key in options.peers}
-    if any(name.startswith("timm/") for name in names):
-        needed.add("timm")
+    needed = {TOOLS[key].package for key in options.peers} | {zoo.package_of(name) for name in names}
     for package in sorted(needed):
         if importlib.util.find_spec(package) is None:
-            sys.exit(f"{package} is not installed: pip install '.[benchmarks]'")
+            sys.exit(f"{package} is not installed: pip install '.[benchmarks,libraries]'")
 
     def work(name: str) -> bool:
         rows[name] = measure(name, options, rows.get(name, {}))

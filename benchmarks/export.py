@@ -291,7 +291,7 @@ def measure(entry: str, programs: bool, timeout: float) -> Row:
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Saved, loaded, applied and exported networks.")
-    parser.add_argument("--zoo", choices=("torchvision", "timm", "all"), default="torchvision")
+    parser.add_argument("--zoo", choices=(*zoo.ZOOS, "all"), default="torchvision")
     parser.add_argument("--models", metavar="NAME,...", help="only these (parts of names do: 'resnet18,/vgg')")
     parser.add_argument("--but", metavar="NAME,...", default="", help="leave these out (parts of names do)")
     parser.add_argument(

@@ -1,4 +1,5 @@
-"""The networks of torchvision and timm, as small as each can be called, with random weights.
+"""The networks of torchvision, timm and libraries that build on torch, as small as each can be called, with random
+weights.
 
 :func:`entries` lists them, :func:`build` makes one with example inputs. Sizes are the smallest that a network runs at,
 but not below 64 pixels, so that few maps shrink to one point and hide mistakes in the order of
@@ -15,6 +16,8 @@ from typing import Any
 
 import torch
 from torch import nn
+
+from benchmarks.libraries import IN_BOTH_MODES, IN_TRAIN_MODE, LIBRARIES, PACKAGES
 
 CLASSES = 10
 BATCH = 2  # batch norm over one point needs two samples
@@ -87,7 +90,7 @@ class Model:
 
 def entries(zoo: str) -> list[str]:
     """Names such as ``torchvision/resnet18`` of one zoo, or of ``all``."""
-    return {"torchvision": _torchvision, "timm": _timm, "all": lambda: _torchvision() + _timm()}[zoo]()
+    return [name for each in ([zoo] if zoo != "all" else ZOOS) for name in ZOOS[each]()]
 
 
 def build(entry: str) -> Model:
@@ -97,7 +100,8 @@ def build(entry: str) -> Model:
     torch.manual_seed(0)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the zoos warn about their own initialisation
-        model = {"torchvision": _build_torchvision, "timm": _build_timm}[zoo](name, mode == "train")
+        make = {"torchvision": _build_torchvision, "timm": _build_timm}.get(zoo)
+        model = make(name, mode == "train") if make else Model(*LIBRARIES[zoo][name]())
     model.module.train(mode == "train")
     return model
 
@@ -189,3 +193,18 @@ def _build_timm(name: str, train: bool) -> Model:
     options = {"img_size": size} if name in TAKES_IMAGE_SIZE.split() else {}
     model: nn.Module = timm.create_model(name, pretrained=False, num_classes=CLASSES, **options)
     return Model(model, torch.randn(BATCH, 3, size, size))
+
+
+def _libraries() -> list[str]:
+    names = [f"{library}/{name}" for library, networks in LIBRARIES.items() for name in networks]
+    own = [name + (":train" if name in IN_TRAIN_MODE else "") for name in names]
+    return own + [f"{name}:train" for name in names if name in IN_BOTH_MODES]
+
+
+def package_of(entry: str) -> str:
+    """The module that must be installed for a network."""
+    library = entry.partition("/")[0]
+    return PACKAGES.get(library, library)
+
+
+ZOOS = {"torchvision": _torchvision, "timm": _timm, "libraries": _libraries}

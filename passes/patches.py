@@ -112,8 +112,8 @@ def functional_that_does_not_dispatch() -> Iterator[None]:
 
 
 def _sees_values(obj: Any, kind: Any) -> bool:
-    """``isinstance`` of what a proxy stands for."""
-    return isinstance(_value(obj), kind)
+    """``isinstance`` of what a proxy stands for; it is a proxy too, for code that asks whether it is being traced."""
+    return isinstance(obj, kind) or isinstance(_value(obj), kind)
 
 
 def _calls_values(obj: Any) -> bool:

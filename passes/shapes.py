@@ -21,6 +21,7 @@ import torch
 from torch import fx, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.node import map_aggregate, map_arg
+from torch.utils import _pytree as pytree
 
 from conet_fx.passes.nodes import attribute, copies, submodule, tensors, tensors_of
 
@@ -81,7 +82,7 @@ class Shapes:
         if key is None or key not in self._known:
             result = self._result(target, args, kwargs)
             if any(t.device != _META for t in tensors(result)):
-                result = map_aggregate(result, to_meta)
+                result = pytree.tree_map(to_meta, result)  # keeps classes of dicts
             if key is None:
                 return result
             self._known[key] = result

@@ -51,7 +51,7 @@ class TensorSplit(Rule):
             raise NoRule("offsets that are not in a list")
         if any(not 0 <= offset <= call.size(dims[axis]) for offset in call.concrete(sections)):
             raise NoRule("offsets from the end")
-        pieces = _cut(call, dims[axis], lengths, [call.value(s) for s in sections])
+        pieces = _cut(call, dims[axis], lengths, [(call.value(s), 0, i) for i, s in enumerate(sections, 1)])
         before: Dim = ()
         for index, piece in enumerate(pieces[:-1]):
             before = (*before, *piece)
@@ -69,7 +69,7 @@ class Split(Rule):
             return [with_dim(dims, axis, (n,)) for n in lengths]
         given = call.raw("sizes")
         if isinstance(given, (tuple, list)):
-            pieces = _cut(call, dims[axis], lengths, [call.value(g) for g in given])
+            pieces = _cut(call, dims[axis], lengths, [(call.value(g), i, i + 1) for i, g in enumerate(given)])
             for index, piece in enumerate(pieces):
                 call.rewrite("sizes", piece, index)
         elif len(set(lengths)) == 1:
@@ -102,7 +102,7 @@ class Narrow(Rule):
         if not isinstance(start, int):
             raise NoRule("a start that is a tensor")
         start %= size + 1 if start >= 0 else size
-        given = [call.operand("start"), call.operand("length"), None]
+        given = [(call.operand("start"), 0, 1), (call.operand("length"), 1, 2)]
         before, piece, _ = _cut(call, dim, [start, length, size - start - length], given)
         call.rewrite("start", before)
         call.rewrite("length", piece)
@@ -192,7 +192,7 @@ class GetItem(Rule):
                 call.rewrite("index", dim, *where, "stop")
             return call.depths.pieces(dim, step, call.why)[0] if size % step == 0 else _frozen(call, dim, length)
         lengths = [start, stop - start, size - stop]
-        before, piece, _ = _cut(call, dim, lengths, [call.value(item.start), None, call.value(item.stop)])
+        before, piece, _ = _cut(call, dim, lengths, [(call.value(item.start), 0, 1), (call.value(item.stop), 0, 2)])
         if item.start is not None:
             call.rewrite("index", before, *where, "start")
         if item.stop is not None:
@@ -233,21 +233,27 @@ def with_dim(dims: tuple[Dim, ...], axis: int, dim: Dim) -> Tensor:
     return Tensor((*dims[:axis], dim, *dims[axis + 1 :]))
 
 
-def _cut(call: Call, dim: Dim, lengths: list[int], given: list[Value]) -> list[Dim]:
-    """Pieces of the given present lengths: independent where their sizes are literals, in proportion where computed."""
-    symbolic = any(isinstance(v, Int) and not is_fixed(v.dim) for v in given)
+def _cut(call: Call, dim: Dim, lengths: list[int], given: list[tuple[Value, int, int]]) -> list[Dim]:
+    """Pieces of the given present lengths: independent where their sizes are literals, as long as other channels where
+    they are computed from these, and in proportion where they are computed from ``dim`` itself.
+
+    ``given``: a value, and the first piece and the one behind the last whose length it says.
+    """
+    computed = [(v.dim, first, end) for v, first, end in given if isinstance(v, Int) and not is_fixed(v.dim)]
     total = call.size(dim)
-    if symbolic:
-        ends = [sum(lengths[: i + 1]) for i in range(len(lengths) - 1)]
-        bounds = {call.size(dim[:i]) for i in range(len(dim) + 1)}
-        if not set(ends) <= bounds:
-            call.depths.proportion([dim], call.why)
-            return [call.depths.scale(dim, Fraction(n, total), call.why) if n else () for n in lengths]
-    offsets: list[int] = []
-    position = 0
-    for length in lengths[:-1]:
-        position += length
-        offsets.append(position)
+    dim, own = call.depths.resolve(dim), set(call.depths.roots(dim))
+    elsewhere = all(
+        own.isdisjoint(call.depths.roots(size)) and call.size(size) == sum(lengths[first:end])
+        for size, first, end in computed
+    )
+    offsets = [sum(lengths[: i + 1]) for i in range(len(lengths) - 1)]
+    if not elsewhere and not set(offsets) <= {call.size(dim[:i]) for i in range(len(dim) + 1)}:
+        call.depths.proportion([dim], call.why)
+        return [call.depths.scale(dim, Fraction(n, total), call.why) if n else () for n in lengths]
     inner = [o for o in dict.fromkeys(offsets) if 0 < o < total]
     cuts = iter(call.depths.cut(dim, inner, call.why))
-    return [next(cuts) if length else () for length in lengths]
+    pieces = [next(cuts) if length else () for length in lengths]
+    if elsewhere:
+        for size, first, end in computed:
+            call.tie(tuple(part for piece in pieces[first:end] for part in piece), size)
+    return pieces

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 import conet_fx
 from benchmarks import analysis, coverage, peers, zoo
+from benchmarks.libraries import LIBRARIES
 from benchmarks.processes import run_in_process
 from tests.passes import battery
 
@@ -87,6 +88,19 @@ def test_all_of_torchvision_is_in_the_zoo() -> None:
 def test_the_models_of_timm_exist() -> None:
     timm = pytest.importorskip("timm", reason="timm is not installed")
     assert {name.removeprefix("timm/") for name in zoo.entries("timm")} <= set(timm.list_models())
+
+
+def test_each_network_of_a_library_is_named_once() -> None:
+    names = zoo.entries("libraries")
+    assert len(names) == len(set(names))
+    assert {zoo.package_of(name) for name in names} == {zoo.package_of(f"{library}/") for library in LIBRARIES}
+    assert zoo.entries("all") == [*zoo.entries("torchvision"), *zoo.entries("timm"), *names]
+
+
+def test_a_network_of_a_library_is_built_in_the_mode_that_its_name_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(LIBRARIES, "mine", {"small": lambda: (nn.Conv2d(1, 2, 1), torch.zeros(1, 1, 2, 2))})
+    assert not zoo.build("mine/small").module.training
+    assert zoo.build("mine/small:train").module.training
 
 
 def test_exponent() -> None:

@@ -284,6 +284,8 @@ def close(a: nn.Module, b: nn.Module, inputs: Any, plan: ChannelPlan | None = No
         assert got.shape == expected.shape
         if not expected.numel():  # a detector that finds nothing
             continue
+        if expected.dtype == torch.bool:
+            got, expected = got.float(), expected.float()
         scale = float(expected.abs().max())
         tolerance = TOLERANCE if expected.dtype == torch.float64 else 1e-4
         assert float((got - expected).abs().max()) <= tolerance * max(scale, 1e-3)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 import conet_fx
 from conet_fx.errors import TraceError
@@ -62,7 +62,7 @@ def test_questions_about_types_are_answered_for_what_a_proxy_stands_for(monkeypa
         y = torch.as_tensor(self.a(x))
         torch._check(y.shape[0] == 2)
         right = torch.jit.isinstance(y, Tensor) and torch.jit.isinstance([y], list[Tensor]) and torch.is_tensor(y)
-        if not (right and helpers.is_map(y)):
+        if not (right and helpers.is_map(y)) or (not isinstance(y, fx.Proxy) and bool(y.isnan().all())):
             return self.a(x)
         limit = torch.finfo(y.dtype).min
         return self.out(y.masked_fill(y > -limit, limit)).double() + torch.as_tensor(y, dtype=torch.float64).mean()

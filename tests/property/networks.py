@@ -1279,6 +1279,20 @@ def split_by_list(d: int, x: Shape, first: int, name: str) -> nn.Module | None:
     return Apply(lambda x: getattr(x, name)(sizes, dim=1))
 
 
+@op("map", "map", kind=("split", "slice"))
+def as_long_as_another(d: int, x: Shape, y: Shape, kind: str) -> nn.Module | None:
+    """A convolution writes a piece as wide as another map, and one beside it."""
+    if x[2:] != y[2:]:
+        return None
+
+    def run(m: Any, x: Tensor, y: Tensor) -> Tensor:
+        z, n = m.conv(x), y.shape[1]
+        first, rest = z.split((n, 3), 1) if kind == "split" else (z[:, :n], z[:, n:])
+        return torch.cat([first * y, rest], 1)
+
+    return Apply(run, conv=by_dims("Conv", d)(x[1], y[1] + 3, 1))
+
+
 @op("map", count=divisors)
 def first_chunk(d: int, x: Shape, count: int) -> nn.Module | None:
     """The other chunks are dropped."""

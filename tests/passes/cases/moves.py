@@ -38,6 +38,20 @@ def chunk_of_a_cat() -> nn.Module:
     return net(forward, a=conv(3, 8), b=conv(3, 8), c=conv(8, 8), out=conv(8, 5))
 
 
+@case({"a": (6, 1), "b": (4, 1)}, {"p": "broadcasts one channel"})
+def pieces_as_long_as_others() -> nn.Module:
+    """Focal modulation: a layer writes two pieces as wide as another layer's channels, and a gate beside them."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.a(x)
+        n = y.shape[1]
+        query, context, gate = self.p(y).split((n, n, 1), 1)
+        rest = self.b(y)
+        return self.out(query * context * gate + rest[:, :n]) + self.last(rest[:, n:])
+
+    return net(forward, a=conv(3, 6), p=conv(6, 13), b=conv(6, 10), out=conv(6, 5), last=conv(4, 5))
+
+
 @case({"a": (12, 3)})
 def chunk_of_an_uneven_cat() -> nn.Module:
     """12 + 4 in two halves of 8: the boundary is inside a part, so all keep their proportion."""
