@@ -208,7 +208,6 @@ register(
         *_in_place("elu celu selu leaky_relu hardtanh rrelu threshold"), *_functions(_ELEMENTWISE), torch.zeros_like,
         torch.ones_like, torch.rand_like,
         torch.randn_like, torch.empty_like, torch.full_like, torch.randint_like,
-        operator.neg, operator.pos, operator.invert, operator.abs,
     ],
     methods=_methods(_ELEMENTWISE) + " polygamma polygamma_ contiguous float double half bfloat16 int long short byte "
     "char bool cfloat "
@@ -279,6 +278,9 @@ register(rules.Mixing(axis=0), functions=[torch.msort], methods="msort")
 register(rules.Mixing(axis=1), functions=[F.local_response_norm], modules=[nn.LocalResponseNorm, nn.CrossMapLRN2d])
 register(rules.Mixing(axis=-3), modules=[nn.Softmax2d])
 register(rules.TopK(), "input k dim=-1", functions=[torch.topk], methods="topk")
+register(rules.Renorm(), "input p dim maxnorm", functions=[torch.renorm], methods="renorm renorm_")
+register(rules.Spectrum(1), functions=[torch.stft], methods="stft")
+register(rules.Spectrum(2), functions=[torch.istft], methods="istft")
 register(rules.Along(), "input n=1 dim=-1", functions=[torch.diff], methods="diff")
 register(
     rules.Along(),
@@ -319,6 +321,7 @@ register(
     methods="mul mul_ multiply multiply_ __mul__ __rmul__",
 )
 register(rules.Arithmetic("mod"), "input other", functions=[operator.mod])
+register(rules.Arithmetic("other"), functions=[operator.neg, operator.pos, operator.invert, operator.abs])
 register(
     rules.Arithmetic("floordiv"),
     "input other",

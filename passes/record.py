@@ -105,6 +105,11 @@ class Proxy(fx.Proxy):
     def __setitem__(self, index: Any, value: Any) -> None:
         self.tracer.create_proxy("call_function", operator.setitem, (self, index, value), {})
 
+    def __contains__(self, item: Any) -> bool:
+        if isinstance(item, fx.Proxy):
+            item = self.tracer.number(item, "a condition")
+        return item in self.tracer.number(self, "a condition")
+
     def __len__(self) -> int:
         return len(self.tracer.value(self))
 
@@ -202,12 +207,8 @@ class Recorder(fx.Tracer):
             node.meta.pop("is_wrapped", None)  # or the generated code would wrap the function for good
         output = graph.output_node()
         output.meta.update(val=self.shapes.of(output, root, self._operand), source="", scope="")
-        own = tensors_of(self.model)
-        self.constants = {
-            str(node.target): attribute(root, str(node.target))
-            for node in graph.nodes
-            if node.op == "get_attr" and node.target not in own
-        }
+        used = {str(node.target) for node in graph.nodes if node.op == "get_attr"} - tensors_of(self.model).keys()
+        self.constants = {path: self.constants.get(path, attribute(root, path)) for path in sorted(used)}
         return graph
 
     # --- what fx calls --------------------------------------------------------------------------------------
@@ -390,7 +391,8 @@ class Recorder(fx.Tracer):
             self.running = False
 
     def _operand(self, node: fx.Node) -> Any:
-        if "val" not in node.meta:  # a tensor that fx found in a plain attribute
+        if "val" not in node.meta:  # a tensor that fx found in a plain attribute, where the model may put another one
+            self.constants[str(node.target)] = attribute(self.root, str(node.target))
             where, stack = user_line()
             value = self.shapes.of(node, self.root, self._operand)
             node.meta.update(val=value, source=where, stack_trace=stack, scope=self.scope.module_path)

@@ -15,6 +15,7 @@ from conet_fx.passes.rules.along import (
     Rotate,
     Sampled,
     Similarity,
+    Spectrum,
     Unpool,
     Windows,
 )
@@ -31,6 +32,7 @@ from conet_fx.passes.rules.keep import (
     Elementwise,
     Mixing,
     Reduce,
+    Renorm,
     Spatial,
     Summation,
 )
@@ -161,6 +163,7 @@ __all__ = [
     "Recurrent",
     "Reduce",
     "Regions",
+    "Renorm",
     "RepeatInterleave",
     "Rescale",
     "Reshape",
@@ -176,6 +179,7 @@ __all__ = [
     "Shape",
     "Similarity",
     "Spatial",
+    "Spectrum",
     "Split",
     "Squeeze",
     "Stack",

@@ -51,6 +51,25 @@ class Along(Rule):
         return each(call.out, lambda _: fields)
 
 
+@dataclasses.dataclass(frozen=True)
+class Spectrum(Rule):
+    """stft and istft: the last ``count`` dims, which must not hold channels, become others."""
+
+    count: int
+
+    def depth(self, call: Call) -> Value:
+        dims = call.dims()
+        kept = len(dims) - self.count
+        call.freeze(*dims[kept:], because="works along a dim that holds channels")
+        return Tensor((*dims[:kept], *((n,) for n in call.shape[kept:])))
+
+    def labels(self, call: MarkCall) -> Any:
+        ndim = len(call.shape())
+        last, new = tuple(range(ndim - self.count, ndim)), (1,) * (len(call.out) - ndim + self.count)
+        fields = {d: call.marker.collapse(field, last) for d, field in call.fields().items() if d not in last}
+        return {d: field.reshape(field.shape[: ndim - self.count] + new) for d, field in fields.items()}
+
+
 class Rotate(Permute):
     """rot90 over space: a turn of two dims."""
 

@@ -17,10 +17,11 @@ class Elementwise(Rule):
     """One tensor in, the same shape out: activations, dropout, casts, comparisons with a number."""
 
     def depth(self, call: Call) -> Value:
-        return Tensor(call.dims())
+        val = call.node.meta["val"]
+        return Tensor(call.dims()) if isinstance(val, torch.Tensor) else fixed_like(val)  # x.type() is a name
 
     def labels(self, call: MarkCall) -> Any:
-        return call.fields()
+        return call.fields() if isinstance(call.result, Tensor) else None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,6 +71,20 @@ class Mixing(Rule):
 
     def labels(self, call: MarkCall) -> Any:
         return each(call.out, lambda _: call.fields())
+
+
+class Renorm(Rule):
+    """renorm: each slice along ``dim`` is scaled down to a largest norm over its other dims."""
+
+    def depth(self, call: Call) -> Value:
+        dims, axis = call.dims(), call.axis()
+        for place, dim in enumerate(dims):
+            if place != axis and not is_fixed(dim):
+                call.mixes(dim)
+        return Tensor(dims)
+
+    def labels(self, call: MarkCall) -> Any:
+        return call.fields()
 
 
 class Summation(Rule):

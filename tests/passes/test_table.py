@@ -61,12 +61,12 @@ METHODS: Groups = {
     "resize_as_ set_",
     "linear algebra: every entry of the result depends on all": "addr addr_ cholesky cholesky_inverse cholesky_solve "
     "corrcoef cov cross det dist eig geqrf inverse kron logdet lstsq lu lu_solve matrix_exp matrix_power orgqr ormqr "
-    "pinverse qr renorm renorm_ slogdet solve svd symeig trace triangular_solve vdot",
+    "pinverse qr slogdet solve svd symeig trace triangular_solve vdot",
     "one dim out of two, or two out of one": "diag diag_embed diagflat diagonal diagonal_scatter fill_diagonal_",
     "values at places that an index gives": "index index_add index_add_ index_copy index_copy_ index_fill index_fill_ "
     "index_put index_put_ index_reduce index_reduce_ kthvalue masked_scatter masked_scatter_ put put_ scatter "
     "scatter_ scatter_add scatter_add_ scatter_reduce scatter_reduce_ select_scatter slice_scatter take",
-    "reads audio, or sums to another shape": "istft stft sum_to_size",
+    "sums to another shape": "sum_to_size",
     "named dims": "align_as align_to has_names refine_names rename rename_",
     "two results of different types, or samples that are drawn": "frexp multinomial",
 }

@@ -1279,6 +1279,34 @@ def split_by_list(d: int, x: Shape, first: int, name: str) -> nn.Module | None:
     return Apply(lambda x: getattr(x, name)(sizes, dim=1))
 
 
+@op("map", kind=("torch.renorm", "renorm", "renorm_"), dim=(0, 1))
+def bounded(d: int, x: Shape, kind: str, dim: int) -> nn.Module:
+    """Slices that are scaled down to a largest norm."""
+    if kind == "torch.renorm":
+        return Apply(lambda y: torch.renorm(y, 2, dim, 1.0))
+    return Apply(lambda y: getattr(y.clone(), kind)(2, dim, 1.0))
+
+
+@op("map", name=("torch", "method"), kind=("spectrum", "and back"))
+def short_time_spectrum(d: int, x: Shape, name: str, kind: str) -> nn.Module | None:
+    """Each channel as a signal of its own."""
+    length = math.prod(x[2:])
+    if length < 8:
+        return None
+
+    def run(y: Tensor) -> Tensor:
+        signals, options = y.reshape(-1, length), {"window": torch.ones(4, dtype=y.dtype)}
+        if name == "torch":
+            z = torch.stft(signals, 4, return_complex=True, **options)
+            back = torch.istft(z, 4, length=length, **options)
+        else:
+            z = signals.stft(4, return_complex=True, **options)
+            back = z.istft(4, length=length, **options)
+        return back.view_as(y) if kind == "and back" else y * z.abs().mean((1, 2)).view(x[0], -1, *[1] * d)
+
+    return Apply(run)
+
+
 @op("map", "map", kind=("split", "slice"))
 def as_long_as_another(d: int, x: Shape, y: Shape, kind: str) -> nn.Module | None:
     """A convolution writes a piece as wide as another map, and one beside it."""

@@ -491,3 +491,14 @@ def standardised_kernels() -> nn.Module:
         return self.out(self.c(self.b(self.a(x)).relu()))
 
     return net(forward, a=conv(3, 8), b=Standardised(8, 12, 3), c=Standardised(12, 6, 1, groups=3), out=conv(6, 5))
+
+
+@case({"a": (6, 1), "b": (7, 1)}, mixed=["a"])
+def weights_of_bounded_norm() -> nn.Module:
+    """EEGNet: each filter is scaled down to a largest norm."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = torch.renorm(self.b.weight, p=2, dim=0, maxnorm=0.5)
+        return self.out(F.conv2d(self.a(x), weight, self.b.bias))
+
+    return net(forward, a=conv(3, 6), b=conv(6, 7), out=conv(7, 5))

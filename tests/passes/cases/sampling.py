@@ -66,6 +66,21 @@ def unpooled() -> nn.Module:
     return net(forward, a=conv(3, 6), b=conv(6, 6), pool=pool, unpool=unpool, out=conv(6, 5))
 
 
+@case({"a": (6, 1)}, loses="")
+def spectrogram() -> nn.Module:
+    """Each channel is a signal of its own: its short-time spectrum is damped, and turned back."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.a(x)
+        z = torch.stft(y.reshape(-1, 64), 16, window=self.window, return_complex=True)
+        loud = z.abs().sum((1, 2)).view(2, -1, 1, 1)
+        return self.out(torch.istft(z * 0.5, 16, window=self.window).view_as(y) * loud)
+
+    model = net(forward, a=conv(3, 6), out=conv(6, 5))
+    model.register_buffer("window", torch.hann_window(16))
+    return model
+
+
 @case({"a": (6, 1)})
 def fourier() -> nn.Module:
     """GFNet: a learned filter in the frequencies of space."""
