@@ -57,9 +57,10 @@ network = built().eval()
 given = safetensors.torch.load_file("inputs")
 positional = [given[key] for key in sorted(given) if key.isdigit()]
 keywords = {{key: value for key, value in given.items() if not key.isdigit()}}
+torch.manual_seed(0)  # a variational encoder samples
 with torch.no_grad():
     outputs = [t for t in pytree.tree_leaves(network(*positional, **keywords)) if isinstance(t, torch.Tensor)]
-safetensors.torch.save_file({{str(i): t.clone() for i, t in enumerate(outputs)}}, "outputs")
+safetensors.torch.save_file({{str(i): t.clone().contiguous() for i, t in enumerate(outputs)}}, "outputs")
 """
 LOADED = ELSEWHERE.format(built='import conet_fx; return conet_fx.load(".")')
 SOURCE = ELSEWHERE.format(
@@ -96,6 +97,7 @@ def examine(entry: str, report: Callable[[Row], None], programs: bool = True) ->
 
 
 def run(module: nn.Module, inputs: Any) -> list[torch.Tensor]:
+    torch.manual_seed(0)
     with torch.no_grad():
         return list(battery.tensors(battery.call(module.eval(), inputs)))
 

@@ -61,7 +61,9 @@ def lookup(node: fx.Node, root: nn.Module) -> Entry:
         return OPAQUE if is_parametrized(module) else MODULES.get(plain_subclass(module), OPAQUE)
     if node.op == "call_method":
         return METHODS.get(str(node.target), OPAQUE)
-    if isinstance(node.target, type) and (dataclasses.is_dataclass(node.target) or hasattr(node.target, "_fields")):
+    if isinstance(node.target, type) and (
+        dataclasses.is_dataclass(node.target) or hasattr(node.target, "_fields") or node.target is dict
+    ):
         return RECORD
     return FUNCTIONS.get(node.target, OPAQUE)  # type: ignore[arg-type]
 

@@ -95,16 +95,17 @@ def _describe_tensors(root: nn.Module) -> tuple[dict[str, TensorSpec], dict[str,
 
 
 def _describe_node(node: Node, known: Mapping[str, Callable[..., Any]]) -> NodeSpec:
-    target, args = node.target, [*node.args]
+    target, args, kwargs = node.target, [*node.args], dict(node.kwargs)
+    # no recipe can name a class of the user's: a named tuple becomes a tuple, a data class the dict of its fields
     if isinstance(target, type) and issubclass(target, tuple):
         target, args = tuple, [args]
+    elif isinstance(target, type) and dataclasses.is_dataclass(target):
+        kwargs = {field.name: value for field, value in zip(dataclasses.fields(target), args, strict=False)} | kwargs
+        if issubclass(target, Mapping):  # transformers.ModelOutput has no items for fields without a value
+            kwargs = {name: value for name, value in kwargs.items() if value is not None}
+        target, args = dict, []
     if callable(target):
         name = name_in(known, target)
-        if name is None and dataclasses.is_dataclass(target):
-            raise RecipeError(
-                f"node {node.name!r} makes a {qualified_name(target)}, a class that no recipe can name: "
-                "return a tuple or a dict from forward, or save the state_dict of the model and the sizes"
-            )
         if name is None:
             raise RecipeError(
                 f"node {node.name!r} calls {qualified_name(target)}, which is not among the functions that a "
@@ -112,7 +113,7 @@ def _describe_node(node: Node, known: Mapping[str, Callable[..., Any]]) -> NodeS
             )
         target = name
     try:
-        args, kwargs = encode(args), {name: encode(value) for name, value in node.kwargs.items()}
+        args, kwargs = encode(args), {name: encode(value) for name, value in kwargs.items()}
     except TypeError as error:
         raise RecipeError(f"node {node.name!r} ({node.op} {target}): {error}") from error
     calls = node.op in ("call_function", "call_method")
@@ -136,7 +137,8 @@ def arguments_of(path: str, module: nn.Module) -> dict[str, Any]:
     tensors = sum(1 for _ in named_tensors(module))
     rebuilt = construct(path, ModuleSpec(module.training, qualified_name(cls), arguments), tensors)
     here, there = _all_attributes(module), _all_attributes(rebuilt)
-    changed = [name for name, value in there.items() if name not in here or here[name] != value]
+    unused = _OF_OTHER_PADDING if getattr(module, "padding_mode", "") == "zeros" else ""
+    changed = [name for name, value in there.items() if name != unused and (name not in here or here[name] != value)]
     changed += ["forward"] * ("forward" in here) + ["tensors"] * (signature(module) != signature(rebuilt))
     if changed:
         raise RecipeError(
@@ -155,6 +157,8 @@ def _all_attributes(module: nn.Module) -> dict[str, Any]:
     }
 
 
+# what a convolution computes from ``padding`` when it is made; segmentation models set the padding later
+_OF_OTHER_PADDING = "_reversed_padding_repeated_twice"
 _FLAGS = frozenset(("bias", "add_bias_kv", "packed"))
 _ATTRIBUTES: dict[tuple[type, str], str] = {  # where they are not called as the argument
     (nn.MultiheadAttention, "bias"): "in_proj_bias",

@@ -25,7 +25,7 @@ _NAMESPACES: tuple[Any, ...] = (
 )
 # Functions on tensors that torch does not list as such.
 _MORE_FUNCTIONS: tuple[Callable[..., Any], ...] = (
-    *(tuple, torch.eye, torch.addmv_, torch.fill_, torch.index_put_, torch.zero_),
+    *(dict, tuple, torch.eye, torch.addmv_, torch.fill_, torch.index_put_, torch.zero_),
 )
 # Kernels that trust their arguments more than a file can be trusted.
 _LOW_LEVEL = ("choose_qparams", "fbgemm_", "fused_moving_avg", "miopen_", "quantized_")
