@@ -19,7 +19,7 @@ from torch.fx.node import map_arg
 
 from conet_fx.errors import TraceError
 from conet_fx.passes.inputs import Arguments
-from conet_fx.passes.nodes import attribute, tensors
+from conet_fx.passes.nodes import attribute, tensors, without_classes
 from conet_fx.passes.record import Recorder
 from conet_fx.passes.shapes import Shapes
 
@@ -159,7 +159,10 @@ class _Counterparts(Shapes):
             self._pair(ours, self._nodes[index], root)
         if node.op == "output" and len(node.graph.nodes) != len(self._nodes):
             raise _Differs
-        return self._value(self._twins[node])
+        twin = self._twins[node]
+        if _is_condition(twin):
+            return super().of(node, root, value)
+        return self._value(twin)
 
     def uses(self) -> tuple[Use, ...]:
         """The numbers that were compared."""
@@ -171,15 +174,14 @@ class _Counterparts(Shapes):
         return self._values[node]
 
     def _pair(self, ours: fx.Node, theirs: fx.Node, root: nn.Module) -> None:
-        arguments: tuple[Any, ...] = ours.args
-        target = ours.target
-        if theirs.target is tuple and isinstance(target, type) and issubclass(target, tuple):
-            target, arguments = tuple, ([*arguments],)  # a named tuple, as a recipe holds it
+        target, arguments, keywords = ours.target, [*ours.args], dict(ours.kwargs)
+        if theirs.target in (tuple, dict):  # as a recipe holds it
+            target, arguments, keywords = without_classes(target, arguments, keywords)
         if ours.op != theirs.op or target != theirs.target:
             raise _Differs
         if ours.op == "placeholder":
             self._values[theirs] = self._call.values[str(target)]
-        found = list(self._numbers((arguments, dict(ours.kwargs)), (theirs.args, dict(theirs.kwargs))))
+        found = list(self._numbers((arguments, keywords), (theirs.args, dict(theirs.kwargs))))
         name = getattr(target, "__name__", str(target))
         if ours.op == "get_attr" and isinstance(tensor := attribute(root, str(target)), torch.Tensor):
             name = "a tensor that forward makes"  # parameters and buffers are those of the graph
@@ -191,7 +193,7 @@ class _Counterparts(Shapes):
             line, scope = known.get("source", ""), known.get("scope", "")
             owner, bases = getattr(our, "owner", None), getattr(our, "bases", {})
             uses.append(Use(our, their, owner, bases, theirs.name, place, name, line, scope))
-        if any(use.differs for use in uses) and self._are_the_same(ours, theirs):
+        if _is_condition(theirs) or (any(use.differs for use in uses) and self._are_the_same(ours, theirs)):
             uses = []
         self._uses[ours] = uses
 
@@ -257,6 +259,14 @@ def _layout(tensor: torch.Tensor) -> tuple[Any, ...]:
 
 # what they give is told by its shape
 _BY_SHAPE = {"reshape", "view", "expand", "repeat", torch.reshape}
+
+
+def _is_condition(node: fx.Node) -> bool:
+    """Whether a node compares numbers for Python alone: the graph has those of the network that it was made of."""
+    return node.target in _COMPARISONS and not node.users
+
+
+_COMPARISONS = {operator.eq, operator.ne, operator.lt, operator.le, operator.gt, operator.ge}
 
 
 def _is_flag(node: fx.Node) -> bool:

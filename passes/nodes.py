@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import types
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -26,6 +27,22 @@ def source(node: fx.Node) -> str:
     else:
         text = getattr(node.target, "__name__", str(node.target))
     return text + (f" at {where}" if where else "") + (f" (in {scope})" if scope and node.op != "call_module" else "")
+
+
+def without_classes(
+    target: Any, args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> tuple[Any, list[Any], dict[str, Any]]:
+    """A call, as another process can make it that knows none of the user's classes: a named tuple is a tuple, a data
+    class the dict of its fields.
+    """
+    if isinstance(target, type) and issubclass(target, tuple) and target is not tuple:
+        return tuple, [[*args]], dict(kwargs)
+    if not (isinstance(target, type) and dataclasses.is_dataclass(target)):
+        return target, [*args], dict(kwargs)
+    given = {field.name: value for field, value in zip(dataclasses.fields(target), args, strict=False)} | dict(kwargs)
+    if issubclass(target, Mapping):  # transformers.ModelOutput has no items for fields without a value
+        given = {name: value for name, value in given.items() if value is not None}
+    return dict, [], given
 
 
 def leaves(nest: Any) -> Iterator[Any]:

@@ -46,6 +46,7 @@ INPUT = Entry(rules.Input(), _NO_ARGUMENTS)
 PARAMETER = Entry(rules.Parameter(), _NO_ARGUMENTS)
 OPAQUE = Entry(rules.Opaque(), _NO_ARGUMENTS)
 RECORD = Entry(rules.Record(), _NO_ARGUMENTS)
+UNUSED = Entry(rules.Unused(), _NO_ARGUMENTS)
 
 
 def lookup(node: fx.Node, root: nn.Module) -> Entry:

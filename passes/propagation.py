@@ -8,13 +8,17 @@ to depths and not to numbers).
 
 from __future__ import annotations
 
+import operator
+from typing import Any
+
 import torch
+from torch import fx
 
 from conet_fx.errors import ConetError
 from conet_fx.passes import ops
 from conet_fx.passes.call import Call, Facts, Layout, NoRule, Options, dims_in
 from conet_fx.passes.depth import Depths, Slot
-from conet_fx.passes.nodes import attribute, source
+from conet_fx.passes.nodes import attribute, source, tensors
 from conet_fx.passes.rules import Opaque
 from conet_fx.passes.trace import Trace
 from conet_fx.passes.verify import agrees
@@ -26,8 +30,9 @@ def propagate(traced: Trace, options: Options) -> Facts:
     Raises :class:`~conet_fx.errors.ConstraintError` at an operator that cannot be followed when ``options.strict``.
     """
     facts = Facts(Depths(tie_sums=options.tie_concat))
+    unused = _unused_numbers(traced.graph_module.graph)
     for node in traced.graph_module.graph.nodes:
-        entry = ops.lookup(node, traced.graph_module)
+        entry = ops.UNUSED if node in unused else ops.lookup(node, traced.graph_module)
         call = Call(node, traced.graph_module, entry.arguments, facts, options)
         facts.by_name[node.name], facts.entries[node.name] = node, entry
         try:
@@ -53,6 +58,28 @@ def propagate(traced: Trace, options: Options) -> Facts:
     if not options.resize_linear:
         _freeze_linear(facts)
     return facts
+
+
+def _unused_numbers(graph: fx.Graph) -> set[fx.Node]:
+    """What Python alone has looked at: conditions on sizes, counts of elements. Numbers that it went on to compute with
+    are not among them, nor are remainders, which a network may ask to be 0 for good.
+    """
+    found: set[fx.Node] = set()
+    for node in reversed(graph.nodes):
+        reads = node.op in ("call_function", "call_method") and node.target in _READS_OF_SIZES
+        kept = "read_as_number" in node.meta or node.users.keys() - found or tensors(node.meta["val"])
+        if reads and not kept:
+            found.add(node)
+    return found
+
+
+_READS_OF_SIZES: frozenset[Any] = frozenset(
+    (
+        *(getattr, "size", "stride", "numel", "nelement", "dim", "ndimension", "element_size", "is_contiguous"),
+        *(operator.add, operator.sub, operator.mul, operator.pow, operator.neg, operator.abs, operator.getitem),
+        *(operator.eq, operator.ne, operator.lt, operator.le, operator.gt, operator.ge, operator.and_, operator.or_),
+    )
+)
 
 
 def _freeze_linear(facts: Facts) -> None:

@@ -202,7 +202,6 @@ class Recorder(fx.Tracer):
             raise
         except Exception as error:
             raise TraceError(f"{name} cannot be traced: {type(error).__name__}: {error} ({line_of(error)})") from error
-        _erase_unused_numbers(graph)
         for node in graph.nodes:
             node.meta.pop("is_wrapped", None)  # or the generated code would wrap the function for good
         output = graph.output_node()
@@ -475,24 +474,6 @@ class Recorder(fx.Tracer):
             known.update(saved)
 
 
-def _erase_unused_numbers(graph: fx.Graph) -> None:
-    """Erase what Python alone has looked at: a condition on a size, a count of elements. Numbers that it went on to
-    compute with stay, for the plan to tell, and so do remainders, which a network may ask to be 0 for good.
-    """
-    for node in reversed(graph.nodes):
-        if node.users or "read_as_number" in node.meta or tensors(node.meta.get("val")):
-            continue
-        if node.op in ("call_function", "call_method") and node.target in _READS_OF_SIZES:
-            graph.erase_node(node)
-
-
-_READS_OF_SIZES: frozenset[Any] = frozenset(
-    (
-        *(getattr, "size", "stride", "numel", "nelement", "dim", "ndimension", "element_size", "is_contiguous"),
-        *(operator.add, operator.sub, operator.mul, operator.pow, operator.neg, operator.abs, operator.getitem),
-        *(operator.eq, operator.ne, operator.lt, operator.le, operator.gt, operator.ge, operator.and_, operator.or_),
-    )
-)
 _NUMBERS = frozenset((int, float, bool, str, type(None)))
 
 

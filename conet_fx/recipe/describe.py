@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
@@ -15,7 +14,7 @@ from torch.nn.utils import parametrize
 
 from conet_fx.errors import RecipeError
 from conet_fx.passes.inputs import Arguments
-from conet_fx.passes.nodes import plain_subclass
+from conet_fx.passes.nodes import plain_subclass, without_classes
 from conet_fx.recipe.build import construct, constructor, named_tensors, plain_attributes, signature
 from conet_fx.recipe.files import graph_hash
 from conet_fx.recipe.names import classes, functions, name_in, qualified_name
@@ -95,15 +94,7 @@ def _describe_tensors(root: nn.Module) -> tuple[dict[str, TensorSpec], dict[str,
 
 
 def _describe_node(node: Node, known: Mapping[str, Callable[..., Any]]) -> NodeSpec:
-    target, args, kwargs = node.target, [*node.args], dict(node.kwargs)
-    # no recipe can name a class of the user's: a named tuple becomes a tuple, a data class the dict of its fields
-    if isinstance(target, type) and issubclass(target, tuple):
-        target, args = tuple, [args]
-    elif isinstance(target, type) and dataclasses.is_dataclass(target):
-        kwargs = {field.name: value for field, value in zip(dataclasses.fields(target), args, strict=False)} | kwargs
-        if issubclass(target, Mapping):  # transformers.ModelOutput has no items for fields without a value
-            kwargs = {name: value for name, value in kwargs.items() if value is not None}
-        target, args = dict, []
+    target, args, kwargs = without_classes(node.target, node.args, node.kwargs)
     if callable(target):
         name = name_in(known, target)
         if name is None:

@@ -52,14 +52,21 @@ def settle_widths(resized: nn.Module, model: nn.Module, recipe: Recipe, built: G
     if sketch is None:
         return
     with undisturbed():
-        followed = _in_both_modes(_named(sketch, leaves), call, built)
+        followed, fixes = _in_both_modes(_named(sketch, leaves), call, built), dict[Owner, int]()
         if not any(followed):
-            _must_run(sketch, model, call)
-            return
+            fixes = _widths_of_own_layers(resized, model)
+            trial = copy.deepcopy(sketch)
+            _set(trial, fixes)
+            followed = _in_both_modes(_named(trial, leaves), call, built) if fixes else []
+            if not any(followed):
+                _must_run(sketch, model, call)
+                return
+            sketch = trial
         wrong = _wrong(followed, model, call, built)
         if not wrong:
+            _set(resized, fixes)
             return
-        still, fixes = wrong, dict[Owner, int]()
+        still = wrong
         lost = False  # what could be followed, no longer
         while not lost and (more := _attributes(followed, still)).keys() - fixes.keys():
             fixes |= more
@@ -74,6 +81,29 @@ def settle_widths(resized: nn.Module, model: nn.Module, recipe: Recipe, built: G
         f"this {qualified_name(type(model))} cannot take the sizes of the recipe, because its code spells them out: "
         f"{_said(wrong)}. {_WAY_OUT}"
     )
+
+
+def _widths_of_own_layers(resized: nn.Module, model: nn.Module) -> dict[Owner, int]:
+    """What integer attributes would be that are as large as a layer of their module was: ``channels``, which an
+    assertion compares with those of the input. A guess, for a ``forward`` that does not run without it.
+    """
+    guesses: dict[Owner, int] = {}
+    for path, module in resized.named_modules():
+        before = model.get_submodule(path)
+        changed: dict[str, dict[int, set[int]]] = {"in": {}, "out": {}}
+        for name, layer in module.named_children():
+            old = vars(before.get_submodule(name))
+            for key, number in vars(layer).items():
+                side = key.partition("_")[0]
+                if side in changed and type(number) is int:
+                    changed[side].setdefault(old[key], set()).add(number)
+        for name, value in vars(module).items():
+            if type(value) is int:
+                sides = [side for side in changed if side in name.split("_")] or list(changed)
+                found = next((changed[side][value] for side in sides if value in changed[side]), set())
+                if len(found) == 1 and value not in found:
+                    guesses[Owner(path, name)] = next(iter(found))
+    return guesses
 
 
 def _call(model: nn.Module, recipe: Recipe, built: GraphModule) -> Arguments | None:

@@ -27,6 +27,7 @@ from conet_fx.passes.rules.base import (
     Output,
     Record,
     Rule,
+    Unused,
 )
 from conet_fx.passes.rules.keep import (
     Elementwise,
@@ -192,6 +193,7 @@ __all__ = [
     "Unflatten",
     "UnflattenModule",
     "Unpool",
+    "Unused",
     "WeightNorm",
     "Windows",
 ]

@@ -51,6 +51,16 @@ class Ignore(Rule):
         return None
 
 
+class Unused(Rule):
+    """A number that Python alone has looked at, whatever it is at other sizes: a condition, a count of elements."""
+
+    def depth(self, call: Call) -> Value:
+        return None
+
+    def labels(self, call: MarkCall) -> Any:
+        return None
+
+
 class Input(Rule):
     """A network input: all dims fixed."""
 

@@ -77,7 +77,7 @@ def test_questions_about_types_are_answered_for_what_a_proxy_stands_for(monkeypa
     assert not {"isinstance", "callable"} & (vars(helpers).keys() | globals().keys())
 
 
-def test_numbers_that_python_alone_looks_at_are_not_in_the_graph() -> None:
+def test_numbers_that_python_alone_looks_at_freeze_nothing() -> None:
     def forward(self: Any, x: Tensor) -> Tensor:
         y = self.a(x).flatten(2) @ self.b(x).flatten(2).transpose(1, 2)
         if y.numel() * 2 > 2**31 or y.shape[1] - y.shape[2] > 2:
@@ -86,7 +86,6 @@ def test_numbers_that_python_alone_looks_at_are_not_in_the_graph() -> None:
 
     plan = check_everything(net(forward, a=conv(3, 6), b=conv(3, 7), out=conv(3, 1)), IMAGE)
     assert {group.name for group in plan.free} == {"a", "b", "out"}
-    assert not {"numel", "shape"} & {str(node.args[-1]) for node in plan.trace.graph_module.graph.nodes if node.args}
 
 
 # --- sizes that are put together ----------------------------------------------------------------------------------
