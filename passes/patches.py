@@ -130,8 +130,9 @@ def isinstance_that_sees_values(model: nn.Module) -> Iterator[None]:
     """Let ``isinstance(x, torch.Tensor)`` and ``callable(x)`` look at what a proxy stands for, in the packages that the
     model's classes are from, and so ``torch.jit.isinstance`` everywhere.
     """
-    packages = {type(module).__module__.partition(".")[0] for module in model.modules()} - {"torch"}
-    spaces = [vars(module) for name, module in list(sys.modules.items()) if name.partition(".")[0] in packages]
+    packages = {type(module).__module__.partition(".")[0] for module in model.modules()} - {"torch", "conet_fx"}
+    loaded = [module for name, module in list(sys.modules.items()) if name.partition(".")[0] in packages]
+    spaces = [vars(module) for module in loaded if isinstance(module, types.ModuleType)]
     # a forward that was put into a class from elsewhere
     forwards = (inspect.getattr_static(type(module), "forward", None) for module in model.modules())
     spaces += [f.__globals__ for f in forwards if isinstance(f, types.FunctionType)]

@@ -67,7 +67,7 @@ def _unused_numbers(graph: fx.Graph) -> set[fx.Node]:
     found: set[fx.Node] = set()
     for node in reversed(graph.nodes):
         reads = node.op in ("call_function", "call_method") and node.target in _READS_OF_SIZES
-        kept = "read_as_number" in node.meta or node.users.keys() - found or tensors(node.meta["val"])
+        kept = "read_as_number" in node.meta or node.users.keys() - found or tensors(node.meta.get("val"))
         if reads and not kept:
             found.add(node)
     return found
