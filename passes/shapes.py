@@ -80,7 +80,9 @@ class Shapes:
         """What a function, a module, or the method of that name gives on meta tensors."""
         key = _key(target, args, kwargs) if self._on_meta else None
         if key is None or key not in self._known:
-            result = self._result(target, args, kwargs)
+            result = _normalised(target, args) if key is not None and not kwargs else None
+            if result is None:
+                result = self._result(target, args, kwargs)
             if any(t.device != _META for t in tensors(result)):
                 result = pytree.tree_map(to_meta, result)  # keeps classes of dicts
             if key is None:
@@ -124,6 +126,23 @@ def _call(target: str | Callable[..., Any], args: Any, kwargs: Any, convert: Cal
         if any(state[name] is not t for name, t in own if name in state):
             return torch.func.functional_call(target, state, args, kwargs)
     return target(*args, **kwargs)
+
+
+def _normalised(layer: Any, args: tuple[Any, ...]) -> torch.Tensor | None:
+    """What a batch norm of torch gives, which is like what it is given; None where it might refuse that.
+
+    torch computes the statistics of meta tensors in Python, which takes longer than all other layers of a network.
+    """
+    if type(layer) not in _BATCH_NORMS or len(args) != 1 or not isinstance(args[0], torch.Tensor):
+        return None
+    x, channels = args[0], layer.num_features
+    state = [t for t in tensors([*layer._parameters.values(), *layer._buffers.values()]) if t.dim()]
+    fits = x.dim() in _BATCH_NORMS[type(layer)] and x.shape[1] == channels and x.is_contiguous()
+    fits = fits and all(t.shape == (channels,) and t.dtype == x.dtype for t in state)
+    return torch.empty_like(x) if fits and x.numel() > channels else None
+
+
+_BATCH_NORMS: Mapping[type, tuple[int, ...]] = {nn.BatchNorm1d: (2, 3), nn.BatchNorm2d: (4,), nn.BatchNorm3d: (5,)}
 
 
 def _with_plain_fill(target: Any, args: Any, kwargs: Any) -> tuple[Any, Any]:

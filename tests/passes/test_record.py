@@ -14,6 +14,7 @@ from torch.utils.checkpoint import checkpoint
 
 import conet_fx
 from conet_fx.errors import ConstraintError, ResizeError, TraceError
+from conet_fx.passes.shapes import Shapes
 from tests.passes.battery import check_everything, gradients, outputs
 from tests.passes.cases import conv, net
 from tests.passes.test_trace import Double
@@ -252,6 +253,38 @@ def test_a_view_in_place_changes_what_comes_after_it_only() -> None:
 
     plan = check_everything(net(forward, a=conv(3, 5), out=conv(5, 2)), IMAGE)
     assert [group.name for group in plan.free] == ["a"]
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_a_batch_norm_gives_what_it_is_given_and_refuses_what_torch_refuses(training: bool) -> None:
+    shapes = Shapes(torch.device("cpu"))
+
+    def norm(layer: nn.Module, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        layer = layer.to("meta").train(training)
+        found: Tensor = shapes.run(layer, (torch.empty(shape, device="meta", dtype=dtype),), {})
+        return found
+
+    for layer, shape in (
+        (nn.BatchNorm1d(4), (2, 4)),
+        (nn.BatchNorm1d(4, affine=False), (2, 4, 5)),
+        (nn.BatchNorm2d(4), (2, 4, 5, 6)),
+        (nn.BatchNorm2d(4, track_running_stats=False), (2, 4, 1, 1)),
+        (nn.BatchNorm3d(4), (1, 4, 2, 2, 2)),
+    ):
+        found = norm(layer, *shape)
+        assert (found.shape, found.dtype) == (shape, torch.float32)
+        assert found.is_contiguous()
+    for layer, shape, text in (
+        (nn.BatchNorm2d(4), (2, 5, 3, 3), "4"),
+        (nn.BatchNorm2d(4), (2, 4, 3), "expected 4D"),
+        (nn.BatchNorm1d(4, track_running_stats=False), (1, 4), "more than 1 value"),
+    ):
+        with pytest.raises((RuntimeError, ValueError), match=text):
+            norm(layer, *shape)
+    broken = nn.BatchNorm2d(4)
+    broken.weight = nn.Parameter(torch.ones(3))
+    with pytest.raises(RuntimeError, match="4"):
+        norm(broken, 2, 4, 3, 3)
 
 
 def test_layers_with_other_settings_have_other_shapes() -> None:
