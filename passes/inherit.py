@@ -78,7 +78,8 @@ def mark(module: fx.GraphModule, facts: Facts) -> Channels:
         value = facts.values[facts.by_name[node.name]]
         call = MarkCall(node, module, entry.arguments, facts, value, env, marker)
         reads = node.op == "call_module" and (node.target, "in") in facts.reading  # also where the result is fixed
-        env[node] = _held(entry.rule.labels(call), value) if reads or facts.moves(value) else None
+        met = entry.rule.pairs and any(env[operand] for operand in node.all_input_nodes)
+        env[node] = _held(entry.rule.labels(call), value) if reads or met or facts.moves(value) else None
         if isinstance(env[node], dict):
             still = {dim for dim, parts in enumerate(value.dims) if not facts.depths.moves(parts)}
             for dim, field in env[node].items():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, ClassVar
 
 from conet_fx.passes.call import Call, Int, NoRule, Tensor, Value, dims_in
 from conet_fx.passes.depth import Dim, is_fixed
@@ -140,6 +140,8 @@ class Regions(Rule):
 class Similarity(Summation):
     """Two tensors compared along ``dim``, which the result loses: cosine similarity, pairwise distance."""
 
+    pairs: ClassVar[bool] = True
+
     def _axis(self, call: Call | MarkCall, ndim: int) -> int:
         owner = call.module if call.node.op == "call_module" else None
         return int(getattr(owner, "dim", call.number("dim"))) % ndim
@@ -180,6 +182,8 @@ class Similarity(Summation):
 class Loss(Rule):
     """Two tensors compared element by element, and summed up or averaged unless told otherwise (``F.mse_loss``)."""
 
+    pairs: ClassVar[bool] = True
+
     def depth(self, call: Call) -> Value:
         a, b = call.dims(), call.dims("other")
         if len(a) != len(b):
@@ -209,6 +213,8 @@ class ClassLoss(Rule):
 
 class Distances(Rule):
     """cdist: how far each row of one tensor is from each row of another."""
+
+    pairs: ClassVar[bool] = True
 
     def depth(self, call: Call) -> Value:
         a, b = call.dims(), call.dims("other")

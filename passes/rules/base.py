@@ -27,6 +27,7 @@ class Rule:
     """Behaviour of a class of operators."""
 
     kind: ClassVar[NodeKind] = "single"
+    pairs: ClassVar[bool] = False  # channels of its operands meet in it, also where the result has none of them
 
     def edge(self, module: nn.Module | None) -> EdgeKind:
         """ "conv" where the operator may change the depth freely."""

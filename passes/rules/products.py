@@ -45,6 +45,7 @@ class Product(Rule):
     """Two operands (or one) multiplied and summed over the letters that the result lacks."""
 
     kind: ClassVar[NodeKind] = "summation"
+    pairs: ClassVar[bool] = True
 
     def spelling(self, call: Call | MarkCall) -> Spelling:
         raise NotImplementedError

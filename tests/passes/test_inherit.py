@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
+import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 import conet_fx
+from tests.passes.cases import conv, net
 
 IMAGE = torch.randn(4, 3, 6, 6, generator=torch.Generator().manual_seed(0))
 
@@ -102,3 +108,30 @@ def test_channels_stay_apart_where_they_are_reduced() -> None:
     kept = resized.meta["conet_fx"]["kept"]
     assert kept["a", "out"].tolist() == kept["kernel", "1"].tolist() == [1, 3]
     assert torch.equal(resized.get_parameter("kernel"), model.kernel[:, [1, 3]])
+
+
+@pytest.mark.parametrize(
+    "compare",
+    [
+        lambda y, z: F.cosine_similarity(y, z, dim=1).mean(),
+        lambda y, z: F.pairwise_distance(y.flatten(2).mT, z.flatten(2).mT).mean(),
+        lambda y, z: F.mse_loss(y, z),
+        lambda y, z: torch.cdist(y.flatten(2).mT, z.flatten(2).mT).mean(),
+        lambda y, z: torch.softmax(y.flatten(2).mT @ z.flatten(2), -1).square().sum(),
+        lambda y, z: torch.einsum("nchw,nchw->n", y, z).mean(),
+        lambda y, z: F.max_unpool2d(z, F.max_pool2d_with_indices(y, 1)[1], 1).mean(),
+    ],
+    ids=["cosine", "distance", "mse", "cdist", "attention", "einsum", "unpool"],
+)
+def test_channels_that_are_compared_with_each_other_go_together(compare: Callable[[Any, Any], Any]) -> None:
+    def forward(self: Any, x: Tensor) -> Tensor:
+        y, z = self.a(x), self.b(x)
+        return self.out(y) * compare(y, z) + self.last(z)
+
+    torch.manual_seed(0)
+    model = net(forward, a=conv(3, 6), b=conv(3, 6), out=conv(6, 2), last=conv(6, 2))
+    plan = conet_fx.analyze(model, torch.rand(2, 3, 4, 4))
+    resized = plan.resize({"a": 3}, init="inherit")
+    kept = [int((model.a.weight == row).flatten(1).all(1).nonzero()) for row in resized.a.weight]
+    assert torch.equal(resized.b.weight, model.b.weight[kept])
+    assert torch.equal(resized.last.weight, model.last.weight[:, kept])
