@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import functools
+import gc
 import logging
 import operator
 import random
@@ -100,9 +102,13 @@ class Shapes:
                 return _call(target, args, kwargs, to_meta)
         if target in _LOOKS_AT_DATA:
             return _call(target, *map_aggregate((args, kwargs), _ones), _ones)
-        with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
-            args, kwargs = map_aggregate((args, kwargs), self._as_if_real)
-            return _call(target, args, kwargs, self._as_if_real)
+        try:
+            with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
+                args, kwargs = map_aggregate((args, kwargs), self._as_if_real)
+                return _call(target, args, kwargs, self._as_if_real)
+        finally:
+            if isinstance(target, nn.Module):
+                _forget_fakes(target)
 
     def _as_if_real(self, a: Any) -> Any:
         """A fake tensor on the device of the model."""
@@ -126,6 +132,16 @@ def _call(target: str | Callable[..., Any], args: Any, kwargs: Any, convert: Cal
         if any(state[name] is not t for name, t in own if name in state):
             return torch.func.functional_call(target, state, args, kwargs)
     return target(*args, **kwargs)
+
+
+def _forget_fakes(module: nn.Module) -> None:
+    """Empty the caches of functions in the packages of a module that ran on fake tensors, which look like real ones: a
+    table of positions that it made would be found there by the next real call.
+    """
+    packages = {type(part).__module__.partition(".")[0] for part in module.modules()} - {"torch"}
+    for cached in gc.get_objects() if packages else ():
+        if type(cached) is functools._lru_cache_wrapper and str(cached.__module__).partition(".")[0] in packages:
+            cached.cache_clear()
 
 
 def _normalised(layer: Any, args: tuple[Any, ...]) -> torch.Tensor | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 import types
 from typing import Any
@@ -182,3 +183,26 @@ def test_a_shape_does_not_depend_on_what_is_filled_in() -> None:
     assert shapes.run(torch.full, ((2, 3), fill), {}).dtype == torch.int64
     assert shapes.run(torch.full, ((2, 3),), {"fill_value": fill}).shape == (2, 3)
     assert F.relu(shapes.run("new_full", (torch.empty(1, device="meta"), (4,), fill), {})).dtype == torch.float32
+
+
+@functools.lru_cache
+def table_of_positions(length: int, device: torch.device) -> Tensor:
+    return torch.arange(length, device=device).float()
+
+
+class WithTable(nn.Module):
+    """One call, which does not run on meta tensors, and takes a table from a cache."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        table = table_of_positions(int(x.shape[3]), x.device)
+        return Double.apply(x) * (table + torch.tensor(1.0, device="cpu").expand(x.shape[3]).to(x.device))
+
+
+def test_no_fake_tensor_stays_in_a_cache() -> None:
+    table_of_positions.cache_clear()
+    model = nn.Sequential(conv(3, 6), WithTable())
+    conet_fx.analyze(model, IMAGE)
+    assert type(table_of_positions(8, IMAGE.device)) is Tensor
+    table_of_positions.cache_clear()
+    Shapes(torch.device("cpu"), on_meta=False).run(model[1], (torch.empty(2, 3, 8, 8, device="meta"),), {})
+    assert type(table_of_positions(8, IMAGE.device)) is Tensor
