@@ -264,7 +264,8 @@ def markdown_of(rows: Sequence[Row], command: str) -> str:
     """The table, sums and faults as a page of the docs."""
     table = table_of(rows)
     names = [str(column.header) for column in table.columns]
-    lines = ["# Coverage", "", f"`{command}`, {describe()}", ""]
+    zoos = dict.fromkeys(row["network"].partition("/")[0] for row in rows)
+    lines = [f"# Coverage: {', '.join(zoos)}", "", f"`{command}`, {describe()}", ""]
     sums, _, details = "\n".join(summary_of(rows)).partition("\n\n")
     lines += [f"* {line}" for line in sums.split("\n")]
     lines += ["", str(table.caption) + ". Groups: free of all. Checks: see the head of `benchmarks/coverage.py`.", ""]
