@@ -60,6 +60,11 @@ def _flops_of_deformable(inputs: torch.Size, weight: torch.Size, *_: Any, out_sh
     return 2 * inputs[0] * out_shape[2] * out_shape[3] * weight.numel()
 
 
+def _flops_of_addmm(added: torch.Size, a: torch.Size, b: torch.Size, *_: Any, **__: Any) -> int:
+    """In place, which torch does not count."""
+    return 2 * a[0] * a[1] * b[1]
+
+
 @contextlib.contextmanager
 def counting() -> Iterator[FlopCounterMode]:
     """A counter that sees every product: fused attention, which it knows on some devices only, is taken apart, and so
@@ -70,6 +75,7 @@ def counting() -> Iterator[FlopCounterMode]:
     try:
         more = {
             torch.ops.aten.mkldnn_rnn_layer: _flops_of_lstm,
+            torch.ops.aten.addmm_: _flops_of_addmm,
             torch.ops.torchvision.deform_conv2d: _flops_of_deformable,
         }
         with (

@@ -873,7 +873,7 @@ def similarity(d: int, x: Shape, y: Shape, kind: str) -> nn.Module:
 
 LOSSES: dict[str, Callable[..., Any]] = {
     **{name: getattr(F, name) for name in ("mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss", "poisson_nll_loss")},
-    "soft_margin_loss": lambda x, y, **options: F.soft_margin_loss(x, y.sign(), **options),
+    "soft_margin_loss": lambda x, y, **options: F.soft_margin_loss(x, y.detach().sign(), **options),
     "kl_div": lambda x, y, reduction: F.kl_div(x, y.sigmoid(), reduction=reduction.replace("mean", "batchmean")),
     "binary_cross_entropy": lambda x, y, **options: F.binary_cross_entropy(x.sigmoid(), y.sigmoid(), **options),
     "binary_cross_entropy_with_logits": lambda x, y, **options: F.binary_cross_entropy_with_logits(
