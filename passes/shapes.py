@@ -97,6 +97,8 @@ class Shapes:
             same = {id(tensor): tensor for tensor in tensors_of(target).values()}
             target = copy.deepcopy(target, copies(target, same))  # it may keep what it computes
         args, kwargs = _with_plain_fill(target, args, kwargs)
+        if target in _WANTS_A_VIEW:
+            args = tuple(a.contiguous() if isinstance(a, torch.Tensor) else a for a in args)
         if self._on_meta:
             with contextlib.suppress(Exception), torch.no_grad():
                 return _call(target, args, kwargs, to_meta)
@@ -179,6 +181,8 @@ def _ones(a: Any) -> Any:
     return torch.ones(a.shape, dtype=a.dtype) if isinstance(a, torch.Tensor) else a
 
 
+# takes a view of meta tensors, where real ones may lie as they like
+_WANTS_A_VIEW = frozenset((torch.channel_shuffle, torch.native_channel_shuffle))
 # refuses to run without data: it checks that its windows overlap
 _LOOKS_AT_DATA = frozenset((torch.istft, "istft"))
 # where the value stands that is filled in

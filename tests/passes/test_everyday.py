@@ -177,6 +177,19 @@ def test_a_module_that_is_one_call_keeps_what_it_had() -> None:
     assert all(map(torch.equal, outputs(model, IMAGE), expected))
 
 
+@pytest.mark.parametrize("shuffle", [torch.channel_shuffle, torch.native_channel_shuffle])
+def test_channels_are_shuffled_wherever_they_lie(shuffle: Any) -> None:
+    """torch's own shape of it is that of a view, which there is none of where channels come last."""
+
+    def forward(self: Any, x: Tensor) -> Tensor:
+        y = torch.einsum("nchw,dc->ndhw", self.a(x), self.w.weight)
+        return self.out(shuffle(y, 2))
+
+    model = net(forward, a=conv(3, 2), w=nn.Linear(2, 4, bias=False), out=conv(4, 5))
+    plan = conet_fx.analyze(model, IMAGE)
+    assert outputs(plan.resize({"a": 1}), IMAGE)[0].shape == (2, 5, 8, 8)
+
+
 def test_a_shape_does_not_depend_on_what_is_filled_in() -> None:
     fill = torch.zeros((), dtype=torch.int64, device="meta")
     shapes = Shapes(torch.device("cpu"))
