@@ -140,7 +140,10 @@ def _forget_fakes(module: nn.Module) -> None:
     """Empty the caches of functions in the packages of a module that ran on fake tensors, which look like real ones: a
     table of positions that it made would be found there by the next real call.
     """
-    packages = {type(part).__module__.partition(".")[0] for part in module.modules()} - {"torch"}
+    packages = {type(part).__module__.partition(".")[0] for part in module.modules()} - {
+        "torch",
+        "torchvision",
+    }  # theirs hold more than results
     for cached in gc.get_objects() if packages else ():
         if type(cached) is functools._lru_cache_wrapper and str(cached.__module__).partition(".")[0] in packages:
             cached.cache_clear()
