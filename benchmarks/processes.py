@@ -20,7 +20,6 @@ from rich.console import Console
 from rich.table import Table
 
 MARK = "row: "
-LIBRARIES = ("segmentation-models-pytorch", "monai", "transformers", "diffusers", "torchaudio", "ultralytics")
 
 
 def show_row(row: dict[str, Any]) -> None:
@@ -64,7 +63,10 @@ def run_in_process(command: Sequence[str], timeout: float) -> tuple[dict[str, An
 
 def environment() -> dict[str, str]:
     """What the figures depend on: the processor and the versions of what was measured."""
-    packages = ("torch", "torchvision", "timm", "torch-pruning", "nvidia-modelopt", *LIBRARIES)
+    packages = (
+        *("torch", "torchvision", "timm", "torch-pruning", "nvidia-modelopt"),
+        *("segmentation-models-pytorch", "monai", "transformers", "diffusers", "torchaudio", "ultralytics"),
+    )
     versions = {name: version for name in packages if (version := _version(name))}
     return {"processor": processor(), "python": platform.python_version(), **versions}
 

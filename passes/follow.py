@@ -96,10 +96,13 @@ class Use:
 
 @dataclasses.dataclass(frozen=True)
 class Followed:
-    """The numbers of a model that took the path of a graph; ``reads_mode``: in the other mode, it may take another."""
+    """The numbers of a model that took the path of a graph; ``reads_mode``: in the other mode, it may take another;
+    ``compared``: the attributes in conditions that Python alone has looked at.
+    """
 
     uses: tuple[Use, ...]
     reads_mode: bool
+    compared: frozenset[Owner]
 
 
 def follow(
@@ -122,7 +125,7 @@ def follow(
             if recorder.wrapped:
                 continue
             return None
-        return Followed(counterparts.uses(), recorder.reads_mode)
+        return Followed(counterparts.uses(), recorder.reads_mode, frozenset(counterparts.compared))
     return None
 
 
@@ -144,6 +147,7 @@ class _Counterparts(Shapes):
         self._twins: dict[fx.Node, fx.Node] = {}
         self._values: dict[fx.Node, Any] = {}
         self._uses: dict[fx.Node, list[Use]] = {}
+        self.compared: set[Owner] = set()
 
     def of(self, node: fx.Node, root: nn.Module, value: Callable[[fx.Node], Any]) -> Any:
         for operand in node.all_input_nodes:
@@ -193,7 +197,10 @@ class _Counterparts(Shapes):
             line, scope = known.get("source", ""), known.get("scope", "")
             owner, bases = getattr(our, "owner", None), getattr(our, "bases", {})
             uses.append(Use(our, their, owner, bases, theirs.name, place, name, line, scope))
-        if _is_condition(theirs) or (any(use.differs for use in uses) and self._are_the_same(ours, theirs)):
+        if _is_condition(theirs):
+            self.compared.update(base for use in uses for base in use.bases)
+            uses = []
+        elif any(use.differs for use in uses) and self._are_the_same(ours, theirs):
             uses = []
         self._uses[ours] = uses
 

@@ -66,6 +66,13 @@ class Marker:
             pairs = torch.stack([a.expand(shape).flatten(), b.expand(shape).flatten()])
             self._links.append(torch.unique(pairs, dim=1) if pairs.shape[1] > 4096 else pairs)
 
+    def join(self, fields: Fields, dim: int, field: torch.Tensor) -> None:
+        """Put a field at a dim of a result, or say that it is one with what another operand has put there."""
+        if dim in fields:
+            self.link(fields[dim], field)
+        else:
+            fields[dim] = field
+
     def collapse(self, field: torch.Tensor, dims: tuple[int, ...]) -> torch.Tensor:
         """The field with length 1 along ``dims``: all labels that differ only there are one channel."""
         for dim in dims:

@@ -71,7 +71,10 @@ def functions_that_take_proxies() -> Iterator[None]:
         return call
 
     def of_values(original: Callable[..., Any]) -> Callable[..., Any]:
-        return lambda *given: original(*map(_value, given))
+        def call(*given: Any, **options: Any) -> Any:
+            return original(*map(_value, given), **{name: _value(value) for name, value in options.items()})
+
+        return call
 
     def converting(original: Callable[..., Any]) -> Callable[..., Any]:
         def call(data: Any, dtype: Any = None, device: Any = None) -> Any:
@@ -139,9 +142,8 @@ def isinstance_that_sees_values(model: nn.Module) -> Iterator[None]:
     spaces = [
         space
         for space in {id(space): space for space in spaces}.values()
-        if not {"isinstance", "callable"} & space.keys()
+        if not (space.get("__name__", "torch.").startswith("torch.") or {"isinstance", "callable"} & space.keys())
     ]
-    spaces = [space for space in spaces if not space.get("__name__", "torch.").startswith("torch.")]
     scripted = torch.jit.isinstance
 
     def in_scripts(obj: Any, kind: Any) -> Any:

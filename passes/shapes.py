@@ -104,13 +104,13 @@ class Shapes:
                 return _call(target, args, kwargs, to_meta)
         if target in _LOOKS_AT_DATA:
             return _call(target, *map_aggregate((args, kwargs), _ones), _ones)
-        try:
-            with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
-                args, kwargs = map_aggregate((args, kwargs), self._as_if_real)
-                return _call(target, args, kwargs, self._as_if_real)
-        finally:
-            if isinstance(target, nn.Module):
-                _forget_fakes(target)
+        with (
+            _no_fakes_in_caches() if isinstance(target, nn.Module) else contextlib.nullcontext(),
+            FakeTensorMode(allow_non_fake_inputs=True),
+            torch.no_grad(),
+        ):
+            args, kwargs = map_aggregate((args, kwargs), self._as_if_real)
+            return _call(target, args, kwargs, self._as_if_real)
 
     def _as_if_real(self, a: Any) -> Any:
         """A fake tensor on the device of the model."""
@@ -136,17 +136,23 @@ def _call(target: str | Callable[..., Any], args: Any, kwargs: Any, convert: Cal
     return target(*args, **kwargs)
 
 
-def _forget_fakes(module: nn.Module) -> None:
-    """Empty the caches of functions in the packages of a module that ran on fake tensors, which look like real ones: a
-    table of positions that it made would be found there by the next real call.
+@contextlib.contextmanager
+def _no_fakes_in_caches() -> Iterator[None]:
+    """Empty each ``lru_cache`` that was added to: fake tensors look like real ones, and a table of positions that the
+    code of a module keeps would be found there by the next real call. torch's own hold no tensors.
     """
-    packages = {type(part).__module__.partition(".")[0] for part in module.modules()} - {
-        "torch",
-        "torchvision",
-    }  # theirs hold more than results
-    for cached in gc.get_objects() if packages else ():
-        if type(cached) is functools._lru_cache_wrapper and str(cached.__module__).partition(".")[0] in packages:
-            cached.cache_clear()
+    before = {cached: cached.cache_info().misses for cached in _caches()}
+    try:
+        yield
+    finally:
+        for cached in _caches():
+            if cached.cache_info().misses > before.get(cached, 0):
+                cached.cache_clear()
+
+
+def _caches() -> list[functools._lru_cache_wrapper[Any]]:
+    found = [each for each in gc.get_objects() if type(each) is functools._lru_cache_wrapper]
+    return [each for each in found if str(each.__module__).partition(".")[0] != "torch"]
 
 
 def _normalised(layer: Any, args: tuple[Any, ...]) -> torch.Tensor | None:

@@ -344,6 +344,31 @@ def test_a_forward_that_refuses_a_width_is_refused(tmp_path: Path) -> None:
         conet_fx.apply(Branching(), tmp_path)
 
 
+class Asserting(nn.Module):
+    """As diffusers does: a layer knows its width, and asks each input for it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(6, 6, 3, padding=1)
+        self.channels, self.out_channels, self.heads = 6, 6, 6
+
+    def forward(self, x: Tensor) -> Tensor:
+        assert x.shape[1] == self.channels
+        x = self.conv(x)
+        if x.shape[1] != self.out_channels:
+            raise ValueError("another width")
+        return x
+
+
+def test_a_width_that_an_assertion_compares_is_set(tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 6, 1), Asserting(), nn.Conv2d(6, 2, 1))
+    resized = saved(model, tmp_path, **{"0": 4, "1.conv": 8})
+    applied = conet_fx.apply(model, tmp_path)
+    assert same(applied, resized, X)
+    assert (applied[1].channels, applied[1].out_channels, applied[1].heads) == (4, 8, 6)  # nobody looks at the last
+    assert model[1].channels == 6
+
+
 def test_a_recipe_of_a_loaded_network_is_checked_too(tmp_path: Path) -> None:
     model = Net(SPELT["view"][0])
     saved(model, tmp_path / "first")

@@ -687,6 +687,16 @@ def test_a_named_tuple_can_be_saved_again(tmp_path: Path) -> None:
     assert all(map(torch.equal, conet_fx.load(tmp_path / "second")(x), first(x)))
 
 
+def test_a_transformer_of_torch_is_saved(tmp_path: Path) -> None:
+    """It asks its input whether it is nested."""
+    layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+    net = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False).eval()
+    x = torch.rand(2, 5, 8)
+    traced = trace(net, x).graph_module
+    recipe.save(traced, tmp_path)
+    assert torch.equal(recipe.load(tmp_path).eval()(x), traced(x))
+
+
 def test_padding_that_was_set_later_is_kept(tmp_path: Path) -> None:
     """As segmentation networks do with the strides of their encoders."""
     net = nn.Sequential(nn.Conv2d(3, 4, 3, stride=2, padding=1), nn.ReLU(), nn.Conv2d(4, 2, 3, padding=1))

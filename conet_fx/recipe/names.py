@@ -70,7 +70,20 @@ def attributes() -> frozenset[str]:
 
 _TENSOR_ATTRIBUTES = frozenset(
     (
-        *("H", "T", "data", "device", "dtype", "imag", "is_cpu", "is_cuda", "is_meta", "is_quantized", "is_sparse"),
+        *(
+            "H",
+            "T",
+            "data",
+            "device",
+            "dtype",
+            "imag",
+            "is_cpu",
+            "is_cuda",
+            "is_meta",
+            "is_nested",
+            "is_quantized",
+            "is_sparse",
+        ),
         *("itemsize", "layout", "mH", "mT", "nbytes", "ndim", "real", "requires_grad", "shape"),
     )
 )

@@ -36,7 +36,8 @@ def settle_widths(resized: nn.Module, model: nn.Module, recipe: Recipe, built: G
 
     An attribute (or an item of a tuple or list) is set where the graph has another number wherever ``forward`` uses it
     as it is, always the same, and where ``forward`` then has all the numbers of the graph, those computed from
-    attributes included, in both modes. ``model``: the caller's, before.
+    attributes included, in both modes. One that an assertion compares with a size is set to the width of the layer
+    beside it that had its size. ``model``: the caller's, before.
 
     A recipe that does not say what it was traced on, and a model that takes another path in both modes, are taken as
     they are.
@@ -54,14 +55,12 @@ def settle_widths(resized: nn.Module, model: nn.Module, recipe: Recipe, built: G
     with undisturbed():
         followed, fixes = _in_both_modes(_named(sketch, leaves), call, built), dict[Owner, int]()
         if not any(followed):
-            fixes = _widths_of_own_layers(resized, model)
-            trial = copy.deepcopy(sketch)
-            _set(trial, fixes)
-            followed = _in_both_modes(_named(trial, leaves), call, built) if fixes else []
-            if not any(followed):
-                _must_run(sketch, model, call)
-                return
-            sketch = trial
+            fixes = _compared_widths(sketch, _widths_of_own_layers(resized, model), leaves, call, built)
+            _set(sketch, fixes)
+            followed = _in_both_modes(_named(sketch, leaves), call, built) if fixes else []
+        if not any(followed):
+            _must_run(sketch, model, call)
+            return
         wrong = _wrong(followed, model, call, built)
         if not wrong:
             _set(resized, fixes)
@@ -104,6 +103,18 @@ def _widths_of_own_layers(resized: nn.Module, model: nn.Module) -> dict[Owner, i
                 if len(found) == 1 and value not in found:
                     guesses[Owner(path, name)] = next(iter(found))
     return guesses
+
+
+def _compared_widths(
+    sketch: nn.Module, guesses: dict[Owner, int], leaves: Collection[str], call: Arguments, built: GraphModule
+) -> dict[Owner, int]:
+    """Those guesses that ``forward`` looks at, where it can be followed with them."""
+    trial = copy.deepcopy(sketch)
+    _set(trial, guesses)
+    followed = _in_both_modes(_named(trial, leaves), call, built) if guesses else []
+    looked_at = {owner for each in followed if each for owner in each.compared}
+    looked_at |= {base for each in followed if each for use in each.uses for base in use.bases}
+    return {owner: number for owner, number in guesses.items() if owner in looked_at}
 
 
 def _call(model: nn.Module, recipe: Recipe, built: GraphModule) -> Arguments | None:

@@ -4,17 +4,13 @@ from conet_fx.passes.rules.along import (
     Along,
     AsComplex,
     AsReal,
-    ClassLoss,
     Constant,
-    Distances,
     Grid,
-    Loss,
     OneHot,
     Range,
     Regions,
     Rotate,
     Sampled,
-    Similarity,
     Spectrum,
     Unpool,
     Windows,
@@ -29,6 +25,7 @@ from conet_fx.passes.rules.base import (
     Rule,
     Unused,
 )
+from conet_fx.passes.rules.comparisons import ClassLoss, Distances, Loss, Similarity
 from conet_fx.passes.rules.keep import (
     Elementwise,
     Mixing,

@@ -119,10 +119,7 @@ class Summation(Rule):
                 if shape[dim] == 1 and call.traced_out[axis] != 1:
                     continue
                 field = field.reshape((1,) * (ndim - len(shape)) + field.shape)
-                if axis in out:
-                    call.marker.link(out[axis], field)
-                else:
-                    out[axis] = field
+                call.marker.join(out, axis, field)
         return out
 
 

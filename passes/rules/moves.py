@@ -98,10 +98,7 @@ class Stack(Rule):
         for fields, _ in call.items("tensors"):
             for dim, field in fields.items():
                 target = dim + (dim >= axis)
-                if target in out:
-                    call.marker.link(out[target], field.unsqueeze(axis))
-                else:
-                    out[target] = field.unsqueeze(axis)
+                call.marker.join(out, target, field.unsqueeze(axis))
         return out
 
 

@@ -16,6 +16,7 @@ import conet_fx
 from conet_fx.errors import TraceError
 from conet_fx.passes.shapes import Shapes
 from conet_fx.passes.trace import trace
+from conet_fx.passes.verify import counting
 from tests.passes.battery import check_everything, outputs
 from tests.passes.cases import conv, net
 from tests.passes.test_trace import Double
@@ -76,6 +77,12 @@ def test_questions_about_types_are_answered_for_what_a_proxy_stands_for(monkeypa
     assert [group.name for group in plan.free] == ["a"]
     assert before == (torch.jit.isinstance, torch.is_tensor, torch._check_with, torch.as_tensor)
     assert not {"isinstance", "callable"} & (vars(helpers).keys() | globals().keys())
+
+
+def test_a_product_in_place_is_counted() -> None:
+    with counting() as counter:
+        torch.zeros(2, 3).addmm_(torch.ones(2, 4), torch.ones(4, 3))
+    assert counter.get_total_flops() == 2 * 24
 
 
 def test_numbers_that_python_alone_looks_at_freeze_nothing() -> None:
