@@ -34,10 +34,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from conet_fx.probe.spectra import gram, normalise, start_eigenvalues
+
 Tau = Literal["exact", "approximate"]
 
-_BLOCK = 48  # rows of a Gram matrix computed at once: a multiple of the tiles of common BLAS kernels
-_PANEL = 1 << 19  # entries of an unfolding that are multiplied at once: 4 MiB in float64
 _PAIRS = 1 << 22  # most entries of a temporary of the solver, 32 MiB
 _STEPS = 100  # of Newton's method: quadratic, half the distance a step at a double root
 
@@ -77,44 +77,9 @@ def evbmf(matrices: Tensor, *, tau: Tau = "exact") -> Factorization:
     if not peak.isfinite().all():
         raise ValueError("a matrix has entries that are NaN or infinite: leave it out")
     short, long = sorted(matrices.shape[1:])
-    spectra = descending_eigenvalues(gram(matrices[..., None]))
+    spectra = start_eigenvalues(gram(matrices[..., None]))()
     split = solve(spectra, torch.full_like(peak, short), torch.full_like(peak, long), tau=tau)
     return dataclasses.replace(split, noise=split.noise * peak**2, values=split.values * peak[:, None])
-
-
-def normalise(matrices: Tensor) -> tuple[Tensor, Tensor]:
-    """Matrices [B, ...] over their largest absolute entry, and that entry [B]: not finite where a matrix is not."""
-    peak = torch.linalg.vector_norm(matrices.flatten(1), ord=math.inf, dim=1)
-    divisor = torch.where(peak > 0, peak, 1)
-    return matrices / divisor.reshape(-1, *[1] * (matrices.ndim - 1)), peak
-
-
-def gram(tensors: Tensor) -> Tensor:
-    """Gram matrices of tensors [B, rows, columns, entries] unfolded to rows x (columns * entries), float64.
-
-    [B, L, L], L the shorter side: inner products of rows, or of columns where these are fewer. Only the lower triangle
-    counts; blocks above it are not computed, which is half the work. The unfolded float64 copies are made panel by
-    panel, so that they stay in the cache.
-    """
-    rows, columns, entries = tensors.shape[1:]
-    wide = rows <= columns * entries
-    size = min(rows, columns * entries)
-    along = 2 if wide else 1
-    thickness = max(_PANEL * tensors.shape[along] // tensors.numel(), 1)
-    product = tensors.new_zeros(len(tensors), size, size, dtype=torch.float64)
-    for part in torch.split(tensors, thickness, dim=along):
-        panel = part.flatten(2).double()
-        panel = panel if wide else panel.mT
-        for row in range(0, size, _BLOCK):
-            end = row + _BLOCK
-            product[:, row:end, :end].baddbmm_(panel[:, row:end], panel[:, :end].mT)
-    return product
-
-
-def descending_eigenvalues(grams: Tensor) -> Tensor:
-    """Eigenvalues [B, L] of finite symmetric matrices [B, L, L], of which the lower triangle is read, on the CPU."""
-    ascending: Tensor = torch.linalg.eigvalsh(grams)
-    return ascending.cpu().flip(-1)
 
 
 def solve(spectra: Tensor, rows: Tensor, columns: Tensor, *, tau: Tau = "exact") -> Factorization:

@@ -17,16 +17,20 @@ from __future__ import annotations
 import collections
 import contextlib
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from conet_fx.errors import SearchError
-from conet_fx.probe.evbmf import Tau, descending_eigenvalues, gram, normalise, solve
+from conet_fx.probe.evbmf import Tau, solve
+from conet_fx.probe.spectra import gram, normalise, start_eigenvalues
+from conet_fx.probe.threads import crew, one_thread, usable_cpus
 
 _BATCH = 1 << 18  # most entries of weights that are multiplied together, unless one layer has more
+_GPU_BATCH = 1 << 23  # on a GPU, where a product takes no longer than to ask for it: 64 MiB in float64
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,14 +92,27 @@ def probe(model: nn.Module, *, linear: bool = False, tau: Tau = "exact") -> dict
     return measure(probed_weights(model, linear=linear), tau=tau)
 
 
-def measure(weights: Mapping[str, Tensor], *, tau: Tau = "exact") -> dict[str, LayerMetrics]:
-    """What `probe` measures, of the weights that `probed_weights` gave. Raises NonFiniteError as `probe` does."""
-    with torch.no_grad(), _one_thread():
-        measured = _measure(list(weights.values()), tau)
+def measure(
+    weights: Mapping[str, Tensor], *, tau: Tau = "exact", helpers: Executor | None = None
+) -> dict[str, LayerMetrics]:
+    """What `probe` measures, of the weights that `probed_weights` gave. Raises NonFiniteError as `probe` does.
+
+    `helpers` are threads that compute with one thread each; with weights on a GPU there are some if none are given.
+    """
+    with torch.no_grad(), contextlib.ExitStack() as stack:
+        stack.enter_context(one_thread())
+        if helpers is None and any(on_a_gpu(weight) for weight in weights.values()):
+            helpers = stack.enter_context(crew(usable_cpus(), "conet_fx.spectra"))
+        measured = _measure(list(weights.values()), tau, helpers)
     metrics = {path: found for path, found in zip(weights, measured, strict=True) if found is not None}
     if len(metrics) < len(weights):
         raise NonFiniteError([path for path in weights if path not in metrics], metrics)
     return metrics
+
+
+def on_a_gpu(weight: Tensor) -> bool:
+    """Whether a weight is multiplied on a GPU. That of an Apple is measured on the CPU, for it has no float64."""
+    return weight.device.type not in ("cpu", "mps")
 
 
 def probed_weights(model: nn.Module, *, linear: bool = False) -> dict[str, Tensor]:
@@ -154,21 +171,7 @@ def _channels_first(weight: Tensor, transposed: bool, name: str) -> Tensor:
     return (weight.transpose(0, 1) if transposed else weight).flatten(2) if weight.ndim > 2 else weight[..., None]
 
 
-@contextlib.contextmanager
-def _one_thread() -> Iterator[None]:
-    """One thread of the CPU: the last bits of a product depend on how many share it, and learning rates on these."""
-    count = torch.get_num_threads()
-    if count == 1:
-        yield
-        return
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(count)
-
-
-def _measure(weights: Sequence[Tensor], tau: Tau) -> list[LayerMetrics | None]:
+def _measure(weights: Sequence[Tensor], tau: Tau, helpers: Executor | None) -> list[LayerMetrics | None]:
     """Metrics of weights [Cout, Cin, kernel entries]; None where one is not finite.
 
     Small weights of a shape are multiplied together, all Gram matrices of a size are decomposed together, all spectra
@@ -197,12 +200,16 @@ def _measure(weights: Sequence[Tensor], tau: Tau) -> list[LayerMetrics | None]:
 
     spectra = torch.zeros(len(sides), max(size for size, _ in grams), dtype=torch.float64)
     finite = torch.zeros(len(sides), dtype=torch.bool)
-    for (size, _), parts in grams.items():
+    begun: list[tuple[list[int], Callable[[], Tensor]]] = []
+    for _, parts in sorted(grams.items(), key=lambda item: item[0][0], reverse=True):  # the longest tasks first
         index = [unfolding for unfoldings, _ in parts for unfolding in unfoldings]
         products = torch.cat([product for _, product in parts])
         good = products.diagonal(dim1=1, dim2=2).sum(1).isfinite()
-        spectra[index, :size] = descending_eigenvalues(products.masked_fill_(~good[:, None, None], 0))
+        begun.append((index, start_eigenvalues(products.masked_fill_(~good[:, None, None], 0), helpers)))
         finite[index] = good.cpu()
+    for index, eigenvalues in begun:
+        values = eigenvalues()
+        spectra[index, : values.shape[1]] = values
     split = solve(spectra, *torch.tensor(sides, dtype=torch.float64).T, tau=tau)
 
     first, last = split.values[:, 0], split.values.gather(1, (split.rank - 1).clamp_min(0)[:, None])[:, 0]
@@ -233,6 +240,7 @@ def _batches(weights: Sequence[Tensor]) -> Iterator[list[int]]:
     alike = collections.defaultdict(list)
     for number, weight in enumerate(weights):
         alike[weight.shape, weight.dtype, weight.device].append(number)
-    for (shape, _, _), members in alike.items():
-        size = max(_BATCH // shape.numel(), 1)
+    for (shape, _, device), members in alike.items():
+        most = _BATCH if device.type == "cpu" else _GPU_BATCH
+        size = max(most // shape.numel(), 1)
         yield from (members[first : first + size] for first in range(0, len(members), size))

@@ -13,9 +13,12 @@ follow the output gain of the last conv alone, these the mean of its two gains l
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from torch.optim import SGD
 
 from conet_fx.probe import LayerMetrics, probed_layers
@@ -24,8 +27,9 @@ from conet_fx.probe import LayerMetrics, probed_layers
 class AdaS(SGD):
     """`torch.optim.SGD` with one parameter group for each conv that the probe measures.
 
-    `step()` is that of SGD; call `epoch_end` with what `conet_fx.probe.probe(model)` measured after each epoch.
-    Without such calls this is plain SGD. All state is in `param_groups`, so `state_dict` holds the rates and gains.
+    `step()` is that of SGD, on a GPU for all groups together; call `epoch_end` with what `conet_fx.probe.probe(model)`
+    measured after each epoch. Without such calls this is plain SGD. All state is in `param_groups`, so `state_dict`
+    holds the rates and gains.
 
     Args:
         model: any module; a shared module or parameter counts once.
@@ -68,6 +72,56 @@ class AdaS(SGD):
     def learning_rates(self) -> dict[str, float]:
         """The present rate of each measured layer, by module path."""
         return {group["layer"]: group["lr"] for group in self.param_groups if group["layer"] is not None}
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """One step of SGD, each layer at its rate. `closure`, if given, computes the loss anew, which is returned."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        if self._on_a_gpu_and_alike():
+            self._step_together()
+        else:
+            inspect.unwrap(SGD.step)(self)  # without the hooks that torch wraps around each step: they have run
+        return loss
+
+    def _on_a_gpu_and_alike(self) -> bool:
+        """Whether the groups differ in nothing but their rates, and launching kernels for each costs more than they."""
+        first = self.param_groups[0]
+        return all(
+            (group["momentum"], group["weight_decay"]) == (first["momentum"], first["weight_decay"])
+            and not any(group[name] for name in ("dampening", "nesterov", "maximize", "fused"))
+            and group["foreach"] is not False
+            and all(p.is_cuda and (p.grad is None or not p.grad.is_sparse) for p in group["params"])
+            for group in self.param_groups
+        )
+
+    def _step_together(self) -> None:
+        """What SGD does, in a few kernels for all groups."""
+        first = self.param_groups[0]
+        pairs = [(p, group["lr"]) for group in self.param_groups for p in group["params"] if p.grad is not None]
+        if not pairs:
+            return
+        params, rates = [p for p, _ in pairs], [float(rate) for _, rate in pairs]
+        updates: list[Tensor] = [p.grad for p in params]
+        if first["weight_decay"]:
+            updates = list(torch._foreach_add(updates, params, alpha=first["weight_decay"]))
+        if first["momentum"]:
+            updates = self._momentum(params, updates, first["momentum"])
+        torch._foreach_sub_(params, torch._foreach_mul(updates, rates))
+
+    def _momentum(self, params: list[nn.Parameter], updates: list[Tensor], momentum: float) -> list[Tensor]:
+        """The buffers of the parameters, gone on by a step; a new one begins with its first update."""
+        buffers = [self.state[p].get("momentum_buffer") for p in params]
+        known = [(buffer, update) for buffer, update in zip(buffers, updates, strict=True) if buffer is not None]
+        if known:
+            torch._foreach_mul_([buffer for buffer, _ in known], momentum)
+            torch._foreach_add_([buffer for buffer, _ in known], [update for _, update in known])
+        for parameter, buffer, update in zip(params, buffers, updates, strict=True):
+            if buffer is None:
+                self.state[parameter]["momentum_buffer"] = update.clone()
+        return [self.state[p]["momentum_buffer"] for p in params]
 
     def epoch_end(self, metrics: Mapping[str, LayerMetrics]) -> None:
         """Set the rates of the next epoch from what the probe measured after this one, by module path.

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.strategies.ddp import DDPStrategy
 from lightning_fabric.strategies.deepspeed import DeepSpeedStrategy
 from lightning_fabric.strategies.fsdp import FSDPStrategy
 from lightning_fabric.strategies.model_parallel import ModelParallelStrategy
@@ -113,6 +114,7 @@ def launch(fabric: Fabric) -> Fabric:
             f"{type(fabric.strategy).__name__} spreads each weight over several processes, and the probe needs it "
             "whole: use strategy='ddp'"
         )
-    if fabric.world_size > 1 and not fabric._launched:  # a second launch() would start them again
+    several = fabric.world_size > 1 or isinstance(fabric.strategy, DDPStrategy)  # which wants it for one process too
+    if several and not fabric._launched:  # a second launch() would start them again
         fabric.launch()
     return fabric

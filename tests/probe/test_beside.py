@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import sys
 import threading
@@ -13,6 +14,8 @@ import torch
 from torch import nn
 
 from conet_fx.probe import NonFiniteError, Prober, layer_metrics, probe
+from conet_fx.probe.metrics import measure
+from conet_fx.probe.threads import crew
 from tests.probe.test_metrics import low_rank_weight
 
 
@@ -138,10 +141,28 @@ class TestThreads:
         with Prober() as prober:
             prober.submit(network()).result()
             assert (torch.get_num_threads(), in_a_new_thread()) == (3, 3)
+            with crew(2, "helper") as helpers:
+                assert (torch.get_num_threads(), in_a_new_thread()) == (3, 3)
+                assert {helpers.submit(torch.get_num_threads).result() for _ in range(8)} == {1}
         scale(bad := network(), math.nan)
         with pytest.raises(NonFiniteError):
             probe(bad)
         assert torch.get_num_threads() == 3
+
+
+def test_helpers_do_not_change_the_answer() -> None:
+    """They decompose what a GPU has multiplied."""
+    torch.manual_seed(0)
+    shapes = [(300, 20, 3), (1, 7, 1), (40, 8, 9), (8, 8, 1), (24, 16, 4), (2, 3, 5), *[(12, 64, 9)] * 5]
+    weights = {str(number): low_rank_weight(*shape) for number, shape in enumerate(shapes)}
+    weights["bad"] = torch.full((16, 8, 9), math.nan)
+    found = []
+    for count in (0, 1, 3):
+        with contextlib.ExitStack() as stack, pytest.raises(NonFiniteError, match="'bad'") as error:
+            measure(weights, helpers=stack.enter_context(crew(count, "helper")) if count else None)
+        found.append(error.value.metrics)
+    assert found[0] == found[1] == found[2]
+    assert list(found[0]) == list(weights)[:-1]
 
 
 @pytest.mark.gpu

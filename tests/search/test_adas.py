@@ -104,6 +104,72 @@ class TestSgd:
         assert not moved["4.weight"]
         assert not moved["7.weight"]
 
+    def test_hooks_run_once(self) -> None:
+        torch.optim.SGD(net().parameters())  # torch wraps its step then
+        model, ran = net(), []
+        optimizer = AdaS(model)
+        optimizer.register_step_pre_hook(lambda *_: ran.append("before"))
+        optimizer.register_step_post_hook(lambda *_: ran.append("after"))
+        train(model, optimizer, 2)
+        assert ran == ["before", "after"] * 2
+
+    def test_closure(self) -> None:
+        model = net()
+        optimizer, image = AdaS(model), torch.randn(4, 3, 8, 8)
+
+        def closure() -> torch.Tensor:
+            loss = model(image).square().mean()
+            loss.backward()
+            return loss
+
+        before = copy.deepcopy(model)
+        assert optimizer.step(closure) == before(image).square().mean()
+        assert not torch.equal(model[1].weight, before[1].weight)
+
+
+class TestAllGroupsTogether:
+    """As on a GPU, where that is the only difference."""
+
+    @staticmethod
+    def trained(together: bool, momentum: float, weight_decay: float, patch: pytest.MonkeyPatch) -> nn.Module:
+        model = net()
+        optimizer = AdaS(model, momentum=momentum, weight_decay=weight_decay)
+        assert not optimizer._on_a_gpu_and_alike()
+        patch.setattr(AdaS, "_on_a_gpu_and_alike", lambda _: together)
+        optimizer.step()  # no gradient yet
+        optimizer.epoch_end(gains(l1=0.1, l4=0.3))
+        model[4].requires_grad_(False)  # its momentum begins later
+        train(model, optimizer, 2)
+        optimizer.epoch_end(gains(l1=0.15, l4=0.2))
+        model[4].requires_grad_(True)
+        train(model, optimizer, 2)
+        return model
+
+    @pytest.mark.parametrize("momentum", [0, 0.9])
+    @pytest.mark.parametrize("weight_decay", [0, 1e-2])
+    def test_each_at_its_rate(self, momentum: float, weight_decay: float, monkeypatch: pytest.MonkeyPatch) -> None:
+        with monkeypatch.context() as patch:
+            ours = self.trained(True, momentum, weight_decay, patch)
+        with monkeypatch.context() as patch:
+            theirs = self.trained(False, momentum, weight_decay, patch)
+        for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-7)
+
+    @pytest.mark.gpu
+    @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+    @pytest.mark.parametrize("setting", [None, "dampening", "nesterov", "maximize", "fused"])
+    def test_on_a_gpu(self, setting: str | None) -> None:
+        model = net().cuda()
+        optimizer = AdaS(model)
+        assert optimizer._on_a_gpu_and_alike()
+        if setting:
+            optimizer.param_groups[1][setting] = True
+            assert not optimizer._on_a_gpu_and_alike()
+        model(torch.randn(4, 3, 8, 8, device="cuda")).square().mean().backward()
+        for _ in range(2):
+            optimizer.step()
+        assert all(value["momentum_buffer"].is_cuda for value in optimizer.state.values())
+
 
 class TestGroups:
     def test_others_follow_the_measured_conv_before_them(self) -> None:
