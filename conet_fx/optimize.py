@@ -73,9 +73,9 @@ def optimize(
         optimizer_fn: a callable of a candidate that gives its optimizer; AdaS when left out.
         scheduler_fn: a callable of the optimizer that gives a learning rate schedule, stepped after each epoch, in
             place of the rates of AdaS.
-        train_epoch: a callable of (model, optimizer, loader, fabric) that trains one epoch in its own way, calls
-            ``fabric.backward`` and returns the mean loss, or (mean loss, accuracy). A search then is saved after epochs
-            only.
+        train_epoch: a callable of (model, optimizer, loader, fabric) that trains one epoch in its own way: it moves
+            batches with ``fabric.to_device``, calls ``fabric.backward`` and returns the mean loss, or (mean loss,
+            accuracy). A search then is saved after epochs only.
         init_fn: applied to each module of a fresh candidate, after ``reset_parameters``.
         progress: show a live line in a terminal, a plain line for each trial elsewhere.
         observers: told of every epoch and trial, say :class:`conet_fx.report.TensorBoard`.
