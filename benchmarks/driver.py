@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -115,6 +116,7 @@ def measure(task: Task, repeats: int, device: torch.device) -> Iterator[dict[str
             searched = time.perf_counter() - start
         task.seconds = 0.0
         task.bare(result.plan, sizes, device)
+        print(f"{searched:.2f} s, bare loop {task.seconds:.2f} s", file=sys.stderr, flush=True)
         yield {
             "search, s": searched,
             "bare loop, s": task.seconds,

@@ -155,6 +155,32 @@ def test_processes_that_are_killed(tmp_path: Path) -> None:
     assert said["ended"] >= 2
 
 
+ON_A_DEVICE = """
+import contextlib, pathlib, signal, sys, torch
+from tests.search.undisturbed import Calling, fingerprint, search
+torch.use_deterministic_algorithms(True)
+device, path = sys.argv[1], pathlib.Path(sys.argv[2])
+expected = fingerprint(search(accelerator=device, weights="trained"))
+for cut in (6, 11, 17, 2):
+    batches = Calling(lambda count: signal.raise_signal(signal.SIGINT) if count == cut else None)
+    with contextlib.suppress(KeyboardInterrupt):
+        search(batches, path, accelerator=device, weights="trained")
+        raise SystemExit("not interrupted")
+assert fingerprint(search(run_dir=path, accelerator=device, weights="trained")) == expected
+"""
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_deterministic_algorithms_repeat_on_any_device(device: str, tmp_path: Path) -> None:
+    if device == "cuda" and not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    root = Path(__file__).parents[2]
+    variables = {**os.environ, "CUBLAS_WORKSPACE_CONFIG": ":4096:8", "PYTHONPATH": str(root)}
+    command = [sys.executable, "-c", ON_A_DEVICE, device, str(tmp_path / "run")]
+    done = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=600, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
 def test_a_finished_search_has_nothing_left_to_do(tmp_path: Path) -> None:
     first = search(run_dir=tmp_path, weights="trained", trials=2)
     again = search(Calling(refuse), tmp_path, weights="trained", trials=2)
