@@ -1,7 +1,7 @@
 """Eigenvalues of the Gram matrices of weights, in float64: the squares of their singular values.
 
-Gram matrices are multiplied where the weights lie, and decomposed by the caller's thread, or, but for the largest ones
-of a GPU, by several threads of the CPU: a GPU takes one matrix after the other, small ones no faster than such a thread.
+Gram matrices are multiplied where the weights lie. They are decomposed by the caller's thread or, but for the largest
+ones of a GPU, by several threads of the CPU: a GPU takes one after the other, small ones no faster than such a thread.
 """
 
 from __future__ import annotations

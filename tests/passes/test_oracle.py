@@ -260,7 +260,8 @@ def test_catalogue(case: Case) -> None:
     _, expected = DIFFERENT.get(case.name, ("", Difference()))
     options = {name: value for name, value in case.options.items() if name != "tie_concat"}
     difference = compare(case.build(), case.inputs(), **options)
-    assert difference == expected, difference.detail
+    assert difference.unread <= expected.unread, difference.detail  # versions of torch note down more or fewer
+    assert difference == dataclasses.replace(expected, unread=difference.unread), difference.detail
 
 
 def test_what_is_said_to_differ_is_in_the_catalogue() -> None:

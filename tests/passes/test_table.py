@@ -40,7 +40,7 @@ FUNCTIONS: Groups = {
     "helpers of torch that came in by an import": "assert_int_or_pair boolean_dispatch handle_torch_function "
     "has_torch_function has_torch_function_unary has_torch_function_variadic",
     "products of two inputs, or sums over rows of a table": "bilinear embedding_bag pdist",
-    "quantised or grouped products": "grouped_mm scaled_grouped_mm scaled_mm",
+    "quantised or grouped products": "grouped_mm scaled_addmm scaled_addmm_ scaled_grouped_mm scaled_mm",
     "nn.MultiheadAttention with all its weights as arguments": "multi_head_attention_forward",
     "time comes first": "conv_tbc",
 }
