@@ -162,7 +162,8 @@ class Recorder(fx.Tracer):
         look_into_wrapped: bool = True,
         shapes: Shapes | None = None,
     ) -> None:
-        super().__init__(autowrap_modules=(), autowrap_functions=_RECORDED)  # type: ignore[arg-type]
+        wrapped: Any = {"autowrap_modules": (), "autowrap_functions": _RECORDED}  # torch 2.14 asks for one module
+        super().__init__(**wrapped)
         self._autowrap_search += [math, torchvision.ops]  # where they stand under their own names
         self.model = model
         self.call = call
