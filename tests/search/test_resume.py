@@ -139,6 +139,7 @@ def test_batches_of_processes(workers: int, tmp_path: Path) -> None:
 def test_processes_that_are_killed(tmp_path: Path) -> None:
     """SIGKILL at random moments, and before and after each system call of a write."""
     variables = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
+    variables["CUDA_VISIBLE_DEVICES"] = ""  # forked processes cannot ask for what their parent has asked for
     done = subprocess.run(
         [sys.executable, "-m", "tests.search.killed", str(tmp_path), "--anywhere", "20", "--writes", "30"],
         env=variables,
