@@ -73,6 +73,18 @@ def test_errors_of_the_first_process_reach_the_others() -> None:
     assert "'a', 'b'" in str(error)
 
 
+ONE = """
+import conet_fx
+from tests.tiny import QUICK, TinyNet, tiny_loader
+settings = {**QUICK, "strategy": "ddp", "accelerator": "cpu", "trials": 1}
+assert conet_fx.optimize(TinyNet(), tiny_loader(), progress=False, **settings).sizes
+"""
+
+
+def test_ddp_of_one_process() -> None:
+    run("-c", ONE)
+
+
 def test_strategies_that_split_weights_are_refused() -> None:
     from lightning_fabric.strategies import FSDPStrategy
 
