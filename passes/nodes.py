@@ -175,3 +175,22 @@ def plain_subclass(module: nn.Module) -> type[nn.Module]:
 
 
 _BEHAVIOUR = {"__call__", "_conv_forward", "_check_input_dim", "__getattr__", "_get_name", "_output_padding"}
+
+
+def lies_in_order(tensor: torch.Tensor) -> bool:
+    """Whether the strides are those of a new tensor; `is_contiguous` does not ask for those of dims of one entry."""
+    expected = 1
+    for size, stride in zip(reversed(tensor.shape), reversed(tensor.stride()), strict=True):
+        if stride != expected:
+            return False
+        expected *= max(size, 1)
+    return True
+
+
+def memory_format(tensor: torch.Tensor) -> torch.memory_format:
+    """That of a weight of which ``model.to(memory_format=...)`` has put the channels last."""
+    formats = {4: torch.channels_last, 5: torch.channels_last_3d}
+    last = formats.get(tensor.dim())
+    if last is None or tensor.layout is not torch.strided or lies_in_order(tensor):
+        return torch.contiguous_format
+    return last if tensor.is_contiguous(memory_format=last) else torch.contiguous_format

@@ -20,7 +20,7 @@ from conet_fx.passes.depth import Dim
 from conet_fx.passes.info import KEY, annotate
 from conet_fx.passes.inherit import inherit, kept_channels, tensor_path, warn_of_lost_channels
 from conet_fx.passes.islands import Pieces
-from conet_fx.passes.nodes import attribute, copies, submodule
+from conet_fx.passes.nodes import attribute, copies, memory_format, submodule
 from conet_fx.passes.nodes import source as line_of
 from conet_fx.passes.shapes import undisturbed
 from conet_fx.passes.trace import Trace, graph_module_of
@@ -97,7 +97,8 @@ def _drafts(whole: nn.Module, source: fx.GraphModule, facts: Facts, size: Callab
                 shapes[id(tensor)] = tuple(size(dim) for dim in layout.dims)
     memo: dict[int, Any] = {}
     for tensor in (*whole.parameters(), *whole.buffers()):
-        new = torch.empty(shapes.get(id(tensor), tensor.shape), dtype=tensor.dtype, device="meta")
+        shape, order = shapes.get(id(tensor), tensor.shape), memory_format(tensor)
+        new = torch.empty(shape, dtype=tensor.dtype, device="meta", memory_format=order)
         memo[id(tensor)] = nn.Parameter(new, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else new
     return memo
 
@@ -120,7 +121,7 @@ def _draft(
 
 def _empty_like(draft: torch.Tensor, old: torch.Tensor) -> torch.Tensor:
     """A tensor of the shape of ``draft`` where ``old`` is."""
-    new = torch.empty(draft.shape, dtype=old.dtype, device=old.device)
+    new = torch.empty(draft.shape, dtype=old.dtype, device=old.device, memory_format=memory_format(old))
     return nn.Parameter(new, old.requires_grad) if isinstance(old, nn.Parameter) else new
 
 

@@ -1,7 +1,8 @@
 """Runs one operator to learn the shape of what it gives, without computing anything.
 
 Meta tensors are tried first, since a trace on fake tensors takes several times as long. An operator that meta tensors
-cannot run (it makes tensors of its own on another device, or has no kernel for them) runs on fake tensors. All values
+cannot run (it makes tensors of its own on another device, or has no kernel for them) runs on fake tensors, and so does
+a convolution that is asked for another order of the dims in memory. All values
 that come and go are meta tensors.
 """
 
@@ -23,9 +24,10 @@ import torch
 from torch import fx, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.node import map_aggregate, map_arg
+from torch.nn.modules.conv import _ConvNd
 from torch.utils import _pytree as pytree
 
-from conet_fx.passes.nodes import attribute, copies, submodule, tensors, tensors_of
+from conet_fx.passes.nodes import attribute, copies, lies_in_order, submodule, tensors, tensors_of
 
 _META = torch.device("meta")
 
@@ -99,7 +101,7 @@ class Shapes:
         args, kwargs = _with_plain_fill(target, args, kwargs)
         if target in _WANTS_A_VIEW:
             args = tuple(a.contiguous() if isinstance(a, torch.Tensor) else a for a in args)
-        if self._on_meta:
+        if self._on_meta and not _chooses_the_layout(target, args, kwargs):
             with contextlib.suppress(Exception), torch.no_grad():
                 return _call(target, args, kwargs, to_meta)
         if target in _LOOKS_AT_DATA:
@@ -170,6 +172,24 @@ def _normalised(layer: Any, args: tuple[Any, ...]) -> torch.Tensor | None:
 
 
 _BATCH_NORMS: Mapping[type, tuple[int, ...]] = {nn.BatchNorm1d: (2, 3), nn.BatchNorm2d: (4,), nn.BatchNorm3d: (5,)}
+
+
+def _chooses_the_layout(target: Any, args: Any, kwargs: Any) -> bool:
+    """Whether a convolution is asked for what lies in memory with the channels last, say: what it gives lies as its
+    kernel likes, which meta tensors do not tell.
+    """
+    if isinstance(target, _ConvNd):
+        given = [*args, *kwargs.values(), target.weight]
+    elif target in _CONVOLUTIONS:
+        given = [*args, *kwargs.values()]
+    else:
+        return False
+    return any(isinstance(t, torch.Tensor) and t.dim() > 3 and not lies_in_order(t) for t in given)
+
+
+_CONVOLUTIONS = frozenset(
+    (torch.convolution, *(getattr(torch, f"conv{kind}{dims}d") for kind in ("", "_transpose") for dims in (1, 2, 3)))
+)
 
 
 def _with_plain_fill(target: Any, args: Any, kwargs: Any) -> tuple[Any, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -60,9 +61,9 @@ def _flops_of_deformable(inputs: torch.Size, weight: torch.Size, *_: Any, out_sh
     return 2 * inputs[0] * out_shape[2] * out_shape[3] * weight.numel()
 
 
-def _flops_of_addmm(added: torch.Size, a: torch.Size, b: torch.Size, *_: Any, **__: Any) -> int:
-    """In place, which torch does not count."""
-    return 2 * a[0] * a[1] * b[1]
+def _flops_of_product(added: torch.Size, a: torch.Size, b: torch.Size, *_: Any, **__: Any) -> int:
+    """addmm or baddbmm in place, which torch does not count."""
+    return 2 * math.prod(a) * b[-1]
 
 
 @contextlib.contextmanager
@@ -75,7 +76,8 @@ def counting() -> Iterator[FlopCounterMode]:
     try:
         more = {
             torch.ops.aten.mkldnn_rnn_layer: _flops_of_lstm,
-            torch.ops.aten.addmm_: _flops_of_addmm,
+            torch.ops.aten.addmm_: _flops_of_product,
+            torch.ops.aten.baddbmm_: _flops_of_product,
             torch.ops.torchvision.deform_conv2d: _flops_of_deformable,
         }
         with (

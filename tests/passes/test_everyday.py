@@ -82,7 +82,8 @@ def test_questions_about_types_are_answered_for_what_a_proxy_stands_for(monkeypa
 def test_a_product_in_place_is_counted() -> None:
     with counting() as counter:
         torch.zeros(2, 3).addmm_(torch.ones(2, 4), torch.ones(4, 3))
-    assert counter.get_total_flops() == 2 * 24
+        torch.zeros(5, 2, 3).baddbmm_(torch.ones(5, 2, 4), torch.ones(5, 4, 3))
+    assert counter.get_total_flops() == 2 * 24 + 2 * 120
 
 
 def test_numbers_that_python_alone_looks_at_freeze_nothing() -> None:
@@ -195,6 +196,30 @@ def test_channels_are_shuffled_wherever_they_lie(shuffle: Any) -> None:
     model = net(forward, a=conv(3, 2), w=nn.Linear(2, 4, bias=False), out=conv(4, 5))
     plan = conet_fx.analyze(model, IMAGE)
     assert outputs(plan.resize({"a": 1}), IMAGE)[0].shape == (2, 5, 8, 8)
+
+
+@pytest.mark.parametrize("how", ["layer", "function", "transposed", "weights"])
+def test_a_convolution_of_channels_last_is_known_to_give_such(how: str) -> None:
+    """Meta tensors say otherwise, and so Python would take another way."""
+
+    def forward(self: Any, x: Tensor) -> Tensor:
+        x = x if how == "weights" else x.movedim(1, -1).contiguous().movedim(-1, 1)
+        match how:
+            case "function":
+                y = F.conv2d(x, self.a.weight)
+            case "transposed":
+                y = F.conv_transpose2d(x, self.a.weight.transpose(0, 1))
+            case _:
+                y = self.a(x)
+        return self.out(y if y.is_contiguous() else -y)
+
+    model = net(forward, a=conv(3, 6), out=conv(6, 2))
+    model.a.bias = None
+    if how == "weights":
+        model.to(memory_format=torch.channels_last)
+    check_everything(model, IMAGE)
+    plain = net(lambda self, x: self.out(self.a(x)), **dict(model.named_children()))
+    assert not torch.equal(model(IMAGE), plain(IMAGE))
 
 
 def test_a_shape_does_not_depend_on_what_is_filled_in() -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+import torchvision
 from torch import nn
 
 import conet_fx
@@ -114,3 +115,15 @@ def test_parameters_that_are_no_floats_are_kept(dtype: torch.dtype) -> None:
     model = net(forward, conv=nn.Conv2d(3, 4, 1), table=table, out=nn.Conv2d(4, 2, 1))
     plan = conet_fx.analyze(model, torch.rand(2, 3, 5, 5))
     assert plan.resize({"conv": 6}).table.tolist() == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("init", ["reset", "inherit"])
+def test_weights_with_the_channels_last_stay_so(init: Any) -> None:
+    model = torchvision.models.resnet18(num_classes=4)
+    for memory_format in (torch.contiguous_format, torch.channels_last):
+        plan = conet_fx.analyze(model.to(memory_format=memory_format), torch.zeros(1, 3, 64, 64))
+        resized = plan.resize({group.name: group.size // 2 for group in plan.free}, init=init)
+        convs = [module for module in resized.modules() if isinstance(module, nn.Conv2d)]
+        assert {conv.weight.stride()[1] == 1 for conv in convs if conv.kernel_size != (1, 1)} == {
+            memory_format is torch.channels_last
+        }

@@ -990,7 +990,9 @@ def pad_channels(d: int, x: Shape, low: int, high: int) -> nn.Module:
                  "rot90", "torch.rot90", "fliplr", "torch.fliplr", "flipud", "torch.flipud", "tril", "torch.tril",
                  "triu", "torch.triu", "tril_", "triu_", "unfold", "vsplit", "torch.vsplit", "dsplit",
                  "torch.dsplit"))  # fmt: skip
-def move_in_space(d: int, x: Shape, kind: str) -> nn.Module:
+def move_in_space(d: int, x: Shape, kind: str) -> nn.Module | None:
+    if d == 1 and "tri" in kind:  # works along the channels, which freezes them
+        return None
     runs: dict[str, Callable[[Tensor], Tensor]] = {
         "roll": lambda x: x.roll(1, 2),
         "flip": lambda x: x.flip(2),
