@@ -894,7 +894,9 @@ def nearest(d: int, x: Shape, y: Shape) -> nn.Module:
 
     def run(x: Tensor, y: Tensor) -> Tensor:
         rows, others = (z.flatten(2).transpose(1, 2) for z in (x, y))
-        return x * torch.cdist(rows, others).amin(2).view(x.shape[0], 1, *x.shape[2:])
+        # by products, as torch computes most distances, that from itself is not 0, and its root far from it
+        distances = torch.cdist(rows, others, compute_mode="donot_use_mm_for_euclid_dist")
+        return x * distances.amin(2).view(x.shape[0], 1, *x.shape[2:])
 
     return Apply(run)
 
