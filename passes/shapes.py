@@ -2,8 +2,7 @@
 
 Meta tensors are tried first, since a trace on fake tensors takes several times as long. An operator that meta tensors
 cannot run (it makes tensors of its own on another device, or has no kernel for them) runs on fake tensors, and so does
-a convolution that is asked for another order of the dims in memory. All values
-that come and go are meta tensors.
+a convolution of values whose dims lie in another order in memory. All values that come and go are meta tensors.
 """
 
 from __future__ import annotations
@@ -175,8 +174,8 @@ _BATCH_NORMS: Mapping[type, tuple[int, ...]] = {nn.BatchNorm1d: (2, 3), nn.Batch
 
 
 def _chooses_the_layout(target: Any, args: Any, kwargs: Any) -> bool:
-    """Whether a convolution is asked for what lies in memory with the channels last, say: what it gives lies as its
-    kernel likes, which meta tensors do not tell.
+    """Whether a convolution is given what lies in memory in another order, the channels last say: what it gives lies as
+    its kernel likes, which meta tensors do not tell.
     """
     if isinstance(target, _ConvNd):
         given = [*args, *kwargs.values(), target.weight]

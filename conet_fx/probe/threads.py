@@ -35,8 +35,12 @@ def crew(count: int, name: str) -> ThreadPoolExecutor:
         there.wait()
 
     threads = ThreadPoolExecutor(count, name, begin)
-    for task in [threads.submit(int) for _ in range(count)]:
-        task.result()
+    try:
+        for task in [threads.submit(int) for _ in range(count)]:
+            task.result()
+    except RuntimeError:  # no more threads may be started: those that wait for them must end
+        there.abort()
+        raise
     torch.set_num_threads(torch.get_num_threads())  # for threads that begin later
     return threads
 
