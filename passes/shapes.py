@@ -94,7 +94,11 @@ class Shapes:
         return self._known[key]
 
     def _result(self, target: str | Callable[..., Any], args: Any, kwargs: Any) -> Any:
-        if isinstance(target, nn.Module) and not type(target).__module__.startswith("torch.nn.modules."):
+        foreign = isinstance(target, nn.Module) and not all(
+            type(part).__module__.startswith("torch.nn.modules.") for part in target.modules()
+        )
+        if foreign:
+            assert isinstance(target, nn.Module)
             same = {id(tensor): tensor for tensor in tensors_of(target).values()}
             target = copy.deepcopy(target, copies(target, same))  # it may keep what it computes
         args, kwargs = _with_plain_fill(target, args, kwargs)
@@ -106,7 +110,7 @@ class Shapes:
         if target in _LOOKS_AT_DATA:
             return _call(target, *map_aggregate((args, kwargs), _ones), _ones)
         with (
-            _no_fakes_in_caches() if isinstance(target, nn.Module) else contextlib.nullcontext(),
+            _no_fakes_in_caches() if foreign else contextlib.nullcontext(),
             FakeTensorMode(allow_non_fake_inputs=True),
             torch.no_grad(),
         ):
