@@ -250,6 +250,12 @@ class Call:
         """The operator normalises or reduces over ``dim``."""
         self.depths.note(dim, self.why)
 
+    def mixes_counts(self) -> None:
+        """The operator computes with the channel counts among its operands: their values depend on them."""
+        for node in self.node.all_input_nodes:
+            if isinstance(count := self.facts.values[node], Int):
+                self.mixes(count.dim)
+
     def size(self, dim: Dim) -> int:
         return self.depths.size(dim)
 

@@ -18,6 +18,7 @@ class Elementwise(Rule):
 
     def depth(self, call: Call) -> Value:
         val = call.node.meta["val"]
+        call.mixes_counts()
         return Tensor(call.dims()) if isinstance(val, torch.Tensor) else fixed_like(val)  # x.type() is a name
 
     def labels(self, call: MarkCall) -> Any:
@@ -96,6 +97,7 @@ class Summation(Rule):
         operands = [v for v in map(call.value, call.node.all_input_nodes) if isinstance(v, Tensor)]
         if not operands:
             return self._on_numbers(call)
+        call.mixes_counts()
         ndim = len(call.shape)
         out: list[Dim] = []
         for axis in range(-ndim, 0):

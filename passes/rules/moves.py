@@ -367,6 +367,15 @@ class Create(Rule):
         return _fresh(call)
 
 
+class Full(Create):
+    """full and new_full; a channel count that fills the tensor is a value, not a length."""
+
+    def depth(self, call: Call) -> Value:
+        if isinstance(count := call.operand("fill_value"), Int):
+            call.mixes(count.dim)
+        return super().depth(call)
+
+
 class Tile(Rule):
     """repeat and tile: the dim comes several times, end to end."""
 

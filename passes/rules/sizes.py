@@ -90,7 +90,7 @@ class Arithmetic(Summation):
             rest = _minus(call, a, b)
             if rest is not None:
                 return Int(rest)
-        return super()._on_numbers(call)
+        return _scalar(call, dims_in(values), "computes with a channel count in a way that is not followed")
 
 
 class Numel(Rule):
@@ -102,8 +102,7 @@ class Numel(Rule):
         moving = [dim for dim in dims if not is_fixed(dim)]
         if len(moving) == 1:
             return Int(call.depths.scale(moving[0], product([call.size(d) for d in dims if is_fixed(d)]), call.why))
-        call.freeze(*moving, because="multiplies two channel counts")
-        return fixed_like(call.node.meta["val"])
+        return _scalar(call, moving, "multiplies two channel counts")
 
     def labels(self, call: MarkCall) -> Any:
         return None
@@ -129,6 +128,23 @@ class Compare(Rule):
 
     def labels(self, call: MarkCall) -> Any:
         return Summation().labels(call)
+
+
+def _scalar(call: Call, dims: list[Dim], because: str) -> Value:
+    """A number that is not linear in channel counts: free to change where tensors are multiplied with it or divided by
+    it, which mixes channels; anywhere else the counts stay.
+    """
+    if all(user.target in _SCALING and isinstance(user.meta["val"], torch.Tensor) for user in call.node.users):
+        for dim in dims:
+            call.mixes(dim)
+        return None
+    call.freeze(*dims, because=because)
+    return fixed_like(call.node.meta["val"])
+
+
+_SCALING: frozenset[Any] = frozenset(
+    (operator.mul, operator.truediv, torch.mul, torch.div, torch.true_divide, "mul", "mul_", "div", "div_")
+)
 
 
 def _minus(call: Call, a: Dim, b: Dim) -> Dim | None:

@@ -212,11 +212,10 @@ DIFFERENT: dict[str, tuple[str, Difference]] = {
     "moves-one_channel_by_number": (REFUSED, Difference(coarse=1)),
     "moves-channels_by_index": (REFUSED, Difference(coarse=1)),
     "numbers-condition": (REFUSED, Difference(coarse=1)),
-    "numbers-scaled_by_the_count": (REFUSED, Difference(coarse=1)),
+    "numbers-squared_count": (REFUSED, Difference(coarse=2, unread=2)),
     "numbers-unknown_function": (REFUSED, Difference(coarse=1)),
     # two: for PyTorch the last projection may be of another width too
     "attention-attention_among_channels": (REFUSED, Difference(coarse=2)),
-    "numbers-power_of_the_count": (REFUSED, Difference(coarse=1)),
     "computed-parametrized_norm": (REFUSED, Difference(coarse=1)),
     "picks-index_of_channels": (REFUSED, Difference(coarse=1)),
     "picks-gather_of_channels": (REFUSED, Difference(coarse=1)),

@@ -33,15 +33,37 @@ def assertion() -> nn.Module:
     return net(forward, a=conv(3, 12), out=conv(12, 5))
 
 
-@case({}, {"a": "computes with a channel count"})
-def scaled_by_the_count() -> nn.Module:
-    """Attention-like scaling by the square root of the channel count follows the count."""
+@case({"a": (12, 1), "b": (12, 1)}, mixed=["a", "b"])
+def scaled_by_counts() -> nn.Module:
+    """Factors are computed anew, also those that are no sums of counts: squares, products, numbers of elements."""
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.a(x)
-        return self.out(y * (y.shape[1] * y.shape[1]))
+        z = self.b(y * (y.shape[1] * y.shape[1]) / y.size(1))
+        return self.out(z / (z.unsqueeze(2) * y.unsqueeze(1)).numel() + z.mul(z.shape[1]))
+
+    return net(forward, a=conv(3, 12), b=conv(12, 12), out=conv(12, 5))
+
+
+@case({"a": (12, 1)}, mixed=["a"])
+def filled_with_the_count() -> nn.Module:
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.a(x)
+        count = torch.full((2, 1, 1, 1), y.shape[1])
+        return self.out(y.clamp(max=y.shape[1]) + torch.full_like(y, y.shape[1]) + y.new_full((1,), y.shape[1]) + count)
 
     return net(forward, a=conv(3, 12), out=conv(12, 5))
+
+
+@case({}, {"a": "computes with a channel count"})
+def squared_count() -> nn.Module:
+    """A length that is the square of a channel count."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.a(x).mean((2, 3))
+        return self.out((y[:, None] * y[:, :, None]).reshape(y.shape[0], y.shape[1] * y.shape[1], 1, 1))
+
+    return net(forward, a=conv(3, 12), out=conv(144, 5))
 
 
 @case({}, {"a": "is not in the table"})
@@ -145,10 +167,8 @@ def numbers_up_to_the_count() -> nn.Module:
     return net(forward, a=conv(3, 6), out=conv(6, 5))
 
 
-@case({}, {"a": "computes with a channel count"})
+@case({"a": (6, 1)}, mixed=["a"])
 def power_of_the_count() -> nn.Module:
-    """An integer that is no multiple of the count could be a size."""
-
     def forward(self, x: Tensor) -> Tensor:
         y = self.a(x)
         return self.out(y * y.shape[1] ** 2)
