@@ -140,9 +140,11 @@ def state(plan: ChannelPlan, path: str, called: bool) -> tuple[str, str]:
         if not roots:
             return "frozen", "depthwise, reads channels of a fixed number"
         return "lost", ""
-    named = [text for text in facts.unknown if text.startswith(f"{path} ") or f"(in {path})" in text]
-    if named:
-        return "frozen", named[0]
+    around = [path.rsplit(".", n)[0] for n in range(path.count(".") + 1)]  # it and the modules that it is in
+    for part in around:
+        named = [text for text in facts.unknown if text.startswith(f"{part} ") or f"(in {part})" in text]
+        if named:
+            return "frozen", named[0]
     return ("lost" if called else "uncalled"), ""
 
 

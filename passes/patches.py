@@ -12,6 +12,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import fx, nn
+from torch.autograd.variable import Variable
 from torch.fx.node import map_aggregate
 from torch.utils.checkpoint import CheckpointFunction
 
@@ -99,6 +100,24 @@ def functions_that_take_proxies() -> Iterator[None]:
     finally:
         for name, factory in originals.items():
             setattr(torch, name, factory)
+
+
+@contextlib.contextmanager
+def variables_that_take_proxies() -> Iterator[None]:
+    """Let ``torch.autograd.Variable(x)``, which code of the time before torch 0.4 still calls, detach a proxy."""
+    meta = type(Variable)
+
+    def call(cls: type, *args: Any, **kwargs: Any) -> Any:
+        data, asked = (*args, kwargs.get("data"))[0], (*args, kwargs.get("requires_grad"))[1:2]
+        if not isinstance(data, fx.Proxy):
+            return type.__call__(cls, *args, **kwargs)
+        return data.detach().requires_grad_(*asked) if any(asked) else data.detach()
+
+    meta.__call__ = call  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        del meta.__call__
 
 
 @contextlib.contextmanager

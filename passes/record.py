@@ -49,6 +49,7 @@ from conet_fx.passes.patches import (
     functions_that_take_proxies,
     isinstance_that_sees_values,
     no_autograd_functions,
+    variables_that_take_proxies,
 )
 from conet_fx.passes.shapes import RESHAPE_IN_PLACE, Shapes, to_meta
 
@@ -191,6 +192,7 @@ class Recorder(fx.Tracer):
             with (
                 torch.enable_grad(),
                 functions_that_take_proxies(),
+                variables_that_take_proxies(),
                 isinstance_that_sees_values(root),
                 self._wrapped_functions(),
                 no_autograd_functions(),

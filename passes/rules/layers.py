@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import operator
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
@@ -506,23 +507,34 @@ class FunctionalLayerNorm(Rule):
 
 
 def _owns(call: Call, read: Dim, x: Dim, out: Dim) -> str | None:
-    """Note who writes ``out`` and reads ``x``: the module of the parameter whose axis ``read`` is summed with ``x``."""
-    for layer in _parameters_of(call):
-        for role, dim in layer.dims.items():
-            if call.depths.resolve(dim) == call.depths.resolve(read):
-                path = layer.path.partition(".parametrizations.")[0]
-                path = path if path != layer.path else layer.path.rpartition(".")[0] or layer.path
-                called = call.node.graph.find_nodes(op="call_module", target=path)
-                if called and role != ("0" if getattr(call.root.get_submodule(path), "transposed", False) else "1"):
-                    path = layer.path  # the module writes what this operator reads
-                call.facts.writers[path] = out
-                call.facts.readers[path] = x
-                call.facts.reading.add((layer.path, role))
-                if not _keeps_zeros(call.raw("weight")):
-                    call.mixes(read)  # a parameter of zeros is no weight of zeros
-                return path
-    call.mixes(read)  # nothing is there to be set to zero for a new channel
-    return None
+    """Note who writes ``out`` and reads ``x``: the module of the parameter whose axis ``read`` is summed with ``x``, or
+    a slice of that axis (octave convolutions give several slices of one weight to several operators).
+    """
+    facts, read = call.facts, call.depths.resolve(read)
+    axes = [(layer, role, dim) for layer in _parameters_of(call) for role, dim in layer.dims.items()]
+    whole = (axis for axis in axes if call.depths.resolve(axis[2]) == read)
+    sliced = (axis for axis in axes if _runs_in(read, call.depths.resolve(axis[2])))
+    layer, role, dim = next(itertools.chain(whole, sliced), (None, "", ()))
+    if layer is None:
+        call.mixes(read)  # nothing is there to be set to zero for a new channel
+        return None
+    path = layer.path.partition(".parametrizations.")[0]
+    path = path if path != layer.path else layer.path.rpartition(".")[0] or layer.path
+    called = call.node.graph.find_nodes(op="call_module", target=path)
+    if called and role != ("0" if getattr(call.root.get_submodule(path), "transposed", False) else "1"):
+        path = layer.path  # the module writes what this operator reads
+    written = call.depths.resolve(facts.writers.get(path, ()))
+    facts.writers[path] = (*written, *(part for part in call.depths.resolve(out) if part not in written))
+    facts.readers[path] = x if call.depths.resolve(dim) == read else dim
+    facts.reading.add((layer.path, role))
+    if not _keeps_zeros(call.raw("weight")):
+        call.mixes(read)  # a parameter of zeros is no weight of zeros
+    return path
+
+
+def _runs_in(part: Dim, dim: Dim) -> bool:
+    """True where some channels of ``part`` may change, and all of them stand one after the other in ``dim``."""
+    return not is_fixed(part) and any(dim[i : i + len(part)] == part for i in range(len(dim)))
 
 
 def _parameters_of(call: Call) -> Iterator[Layer]:

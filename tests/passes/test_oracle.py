@@ -150,6 +150,7 @@ DIFFERENT: dict[str, tuple[str, Difference]] = {
     "designs-involution": (LITERAL, Difference(bold=1)),
     "designs-dynamic_relu": (LITERAL, Difference(bold=1)),
     "designs-blur_pool": (LITERAL, Difference(bold=1)),
+    "computed-octave_convolution": (LITERAL, Difference(bold=2)),
     "designs-partial_convolution": (LITERAL, Difference(bold=2)),
     "designs-mixed_depthwise": (LITERAL, Difference(bold=3)),
     "layers-layer_norm_2d": (LITERAL, Difference(bold=1)),
@@ -185,6 +186,7 @@ DIFFERENT: dict[str, tuple[str, Difference]] = {
     "spellings-empty_slices": (LITERAL, Difference(coarse=1, bold=1)),
     "spellings-slices_with_step_and_offset": (LITERAL, Difference(coarse=1, bold=1)),
     "designs-recurrent_reading_of_the_last": (LITERAL, Difference(coarse=2, bold=1)),
+    "computed-slimmable_convolution": (LITERAL, Difference(coarse=3, bold=2)),
     # groups=12 is a number, and of a multiple of 12 outputs any goes
     "layers-functional_depthwise_buffer": (LITERAL, Difference(coarse=1, bold=1)),
     "designs-shuffle_attention": (PLAIN, Difference(bold=1)),

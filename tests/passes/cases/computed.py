@@ -148,3 +148,37 @@ def parametrized_norm() -> nn.Module:
     norm = nn.BatchNorm2d(12)
     parametrize.register_parametrization(norm, "weight", Halved())
     return net(forward, a=conv(3, 12), norm=norm, out=conv(12, 5))
+
+
+class Octave(nn.Conv2d):
+    """Octave convolution: slices of one weight work between the high and the low frequencies of a map."""
+
+    def forward(self, high: Tensor, low: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        assert self.bias is not None
+        to_high = F.conv2d(high, self.weight[:4, :2], self.bias[:4], padding=1)
+        to_high = to_high + F.interpolate(F.conv2d(low, self.weight[:4, 2:], padding=1), scale_factor=2.0)
+        to_low = F.conv2d(F.avg_pool2d(high, 2), self.weight[4:, :2], padding=1)
+        return to_high, to_low + F.conv2d(low, self.weight[4:, 2:], self.bias[4:], padding=1)
+
+
+@case({"a": (2, 1), "b": (3, 1), "octave": (4, 1), "octave#2": (6, 1)}, shapes=[(2, 3, 8, 8)])
+def octave_convolution() -> nn.Module:
+    """Each slice along the output channels is a group of its own."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        high, low = self.octave(self.a(x), self.b(F.avg_pool2d(x, 2)))
+        return self.out(high) + F.interpolate(self.low(low), scale_factor=2.0)
+
+    octave = Octave(5, 10, 3)
+    return net(forward, a=conv(3, 2), b=conv(3, 3), octave=octave, out=conv(4, 5), low=conv(6, 5))
+
+
+@case({"a": (6, 1), "slim": (4, 1)})
+def slimmable_convolution() -> nn.Module:
+    """Only the part of a weight that is used writes a group."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.conv2d(self.a(x), self.slim.weight[:4, :6], self.slim.bias[:4])
+        return self.out(y)
+
+    return net(forward, a=conv(3, 6), slim=conv(9, 8), out=conv(4, 5))

@@ -7,6 +7,7 @@ import math
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd import Variable
 
 from tests.passes.cases import case, conv, net, parameter
 
@@ -374,3 +375,15 @@ def list_of_parameters() -> nn.Module:
     return net(
         forward, a=conv(3, 6), scales=nn.ParameterList([parameter(6, 1, 1), parameter(1, 6, 1, 1)]), out=conv(6, 5)
     )
+
+
+@case({"a": (6, 1)})
+def variables() -> nn.Module:
+    """Code of the time when tensors were wrapped into variables, which cuts them off from the gradient."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = Variable(self.a(Variable(data=x)))
+        ones = Variable(torch.ones_like(y), requires_grad=True)
+        return self.out(self.b(y * Variable(ones, requires_grad=True)) + Variable(y, True))
+
+    return net(forward, a=conv(3, 6), b=conv(6, 6), out=conv(6, 5))
