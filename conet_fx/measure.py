@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
 from conet_fx.passes.inputs import Arguments, Inputs
-from conet_fx.passes.nodes import tensors
+from conet_fx.passes.nodes import computed_by_hooks, tensors
 from conet_fx.passes.shapes import undisturbed
 from conet_fx.passes.verify import counting
 
@@ -236,7 +236,7 @@ class _Call:
         self._device = device
         self._example = Arguments.of_example(module, example)
         before = self._allocated()
-        self._module = copy.deepcopy(module).eval()
+        self._module = copy.deepcopy(module, computed_by_hooks(module)).eval()
         for parameter in self._module.parameters():
             parameter.grad = None
         self._module.to(device)

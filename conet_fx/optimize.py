@@ -95,7 +95,7 @@ def optimize(
     plan, model_id = task.plan, recipe.identify(model)
     journal = Journal(together, plan, config, model_id, run_dir, resume=resume, progress=progress, observers=observers)
     with journal, reproducible(loader, together.fabric.device):
-        states = {group.name: start(group, config) for group in plan.free}
+        states = {group.name: start(group, config, task.measured) for group in plan.free}
         for trial in journal.history:
             states = {name: resumed(record) for name, record in trial.groups.items()}
         task.check_budget(sizes_of(states), config)

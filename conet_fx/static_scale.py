@@ -68,7 +68,7 @@ def static_scale(
     loader = together.share(loader)
     task = Task.of(model, loader, config, hooks, example_inputs)
     plan = task.plan
-    sizes = sizes_of({group.name: start(group, config) for group in plan.free})
+    sizes = sizes_of({group.name: start(group, config, task.measured) for group in plan.free})
     with (
         reproducible(loader, together.fabric.device),
         Progress(enabled=progress and together.first, trials=1, epochs=config.epochs_per_trial) as display,

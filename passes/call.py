@@ -92,15 +92,26 @@ class Macs:
     summed: tuple[Dim, ...] = ()
 
 
+@dataclasses.dataclass(frozen=True)
+class Weight:
+    """The weight of an operator that is no layer: the node that computes it (or is the parameter), whether it is
+    [in, out, *kernel] in place of [out, in, *kernel], and whether the operator is linear and no convolution.
+    """
+
+    node: str
+    transposed: bool
+    linear: bool
+
+
 @dataclasses.dataclass
 class Facts:
     """What the propagation finds out, beside the depths themselves.
 
-    ``literals`` are integers in the graph that are channel counts; ``macs`` are terms that add up to
-    the multiply-adds; ``writers`` and ``readers`` hold output and input dims of dense layers by module path;
-    ``linear`` are the writers that are linear layers; ``reading`` are the sites (layer, role) along which a weight is
-    summed with its input; ``unknown`` lists operators that were not followed; ``entries`` are the
-    entries of the operator table that were used, by node name (the table may change after).
+    ``literals`` are integers in the graph that are channel counts; ``macs`` are terms that add up to the multiply-adds;
+    ``writers`` and ``readers`` hold output and input dims of dense layers by module path, ``weights`` the weights of
+    those that are functions in the graph; ``linear`` are the writers that are linear layers; ``reading`` are the sites
+    (layer, role) along which a weight is summed with its input; ``unknown`` lists operators that were not followed;
+    ``entries`` are the entries of the operator table that were used, by node name (the table may change after).
     """
 
     depths: Depths = dataclasses.field(default_factory=Depths)
@@ -110,6 +121,7 @@ class Facts:
     macs: list[Macs] = dataclasses.field(default_factory=list)
     writers: dict[str, Dim] = dataclasses.field(default_factory=dict)
     readers: dict[str, Dim] = dataclasses.field(default_factory=dict)
+    weights: dict[str, Weight] = dataclasses.field(default_factory=dict)
     linear: set[str] = dataclasses.field(default_factory=set)
     reading: set[tuple[str, str]] = dataclasses.field(default_factory=set)
     unknown: list[str] = dataclasses.field(default_factory=list)

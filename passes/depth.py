@@ -64,7 +64,7 @@ class Depths:
 
     def new(self, size: int) -> Dim:
         """A new depth of ``size`` channels, as a dim of its own."""
-        depth = len(self._size)
+        depth, size = len(self._size), int(size)  # numpy's, where a layer keeps such a one
         self._size.append(size)
         self._sum.append(None)
         self._parent.append(depth)

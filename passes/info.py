@@ -46,7 +46,7 @@ class ChannelInfo:
 
 def record(module: fx.GraphModule, facts: Facts, options: Options) -> None:
     """Write what was found into ``module.meta["conet_fx"]``: its ``groups`` and the ``options`` of the analysis."""
-    found = {"groups": tuple(channel_groups(facts).values()), "options": options}
+    found = {"groups": tuple(channel_groups(facts).values()), "options": options, "weights": facts.weights}
     module.meta[KEY] = {**module.meta.get(KEY, {}), **found}
 
 

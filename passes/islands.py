@@ -19,7 +19,7 @@ from torch.fx.node import map_aggregate
 from conet_fx.errors import TraceError
 from conet_fx.passes.inputs import Arguments
 from conet_fx.passes.modes import Recorded, recorded
-from conet_fx.passes.nodes import tensors
+from conet_fx.passes.nodes import computed_by_hooks, tensors
 from conet_fx.passes.shapes import to_meta
 
 _MOST_WAYS = 8  # in which one submodule is called
@@ -114,7 +114,7 @@ def find(model: nn.Module, call: Arguments, is_leaf: Callable[[Any], bool], reas
 
 def _watch(model: nn.Module, call: Arguments) -> tuple[list[_Seen], Any]:
     """Run a copy of the model on the example: every call of a submodule, in order, and what the model returns."""
-    twin = copy.deepcopy(model)
+    twin = copy.deepcopy(model, computed_by_hooks(model))
     calls: list[_Seen] = []
     stack: list[int] = []
 

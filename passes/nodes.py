@@ -12,6 +12,9 @@ from typing import Any
 import torch
 from torch import fx, nn
 from torch.nn.utils import parametrize
+from torch.nn.utils.prune import BasePruningMethod
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
 
 from conet_fx.passes import custom
 
@@ -97,7 +100,7 @@ def copies(model: nn.Module, tensors: Mapping[int, Any]) -> dict[int, Any]:
     parameters and buffers by the id of the old ones), the modules that hold nothing but tensors, modules and plain
     values, and empty tables of hooks.
     """
-    memo = dict(tensors)
+    memo = {**computed_by_hooks(model), **tensors}
     ordinary: dict[type, bool] = {}
     containers = []
     for module in model.modules():
@@ -156,6 +159,27 @@ _COPYING = ("__deepcopy__", "__reduce_ex__", "__reduce__", "__getstate__", "__se
 def is_parametrized(module: nn.Module) -> bool:
     """As torch's, which takes time where it is not."""
     return "parametrizations" in module._modules and parametrize.is_parametrized(module)
+
+
+def hooks_that_compute(module: nn.Module) -> bool:
+    """Whether a tensor of the module is computed by a hook before each call: weight_norm and spectral_norm of
+    torch.nn.utils, masks of torch.nn.utils.prune.
+    """
+    return any(isinstance(hook, _COMPUTING_HOOKS) for hook in module._forward_pre_hooks.values())
+
+
+def computed_by_hooks(model: nn.Module) -> dict[int, torch.Tensor]:
+    """A memo for deepcopy, which refuses tensors that have a gradient: those that hooks compute before each call."""
+    return {
+        id(tensor): tensor.detach()
+        for module in model.modules()
+        if hooks_that_compute(module)
+        for tensor in vars(module).values()
+        if isinstance(tensor, torch.Tensor)
+    }
+
+
+_COMPUTING_HOOKS = (WeightNorm, SpectralNorm, BasePruningMethod)
 
 
 def plain_subclass(module: nn.Module) -> type[nn.Module]:

@@ -16,7 +16,7 @@ from torch import fx
 
 from conet_fx.errors import ConetError
 from conet_fx.passes import ops
-from conet_fx.passes.call import Call, Facts, Layout, NoRule, Options, dims_in
+from conet_fx.passes.call import Call, Facts, Layout, NoRule, Options, Tensor, dims_in
 from conet_fx.passes.depth import Depths, Slot
 from conet_fx.passes.nodes import attribute, source, tensors
 from conet_fx.passes.rules import Opaque
@@ -37,6 +37,7 @@ def propagate(traced: Trace, options: Options) -> Facts:
         facts.by_name[node.name], facts.entries[node.name] = node, entry
         try:
             facts.values[node] = entry.rule.depth(call)
+            _tie_out(call, facts.values[node])
             if node.op != "output" and not agrees(node.meta["val"], facts.values[node], facts.depths.size):
                 raise NoRule("its result has another shape")
         except NoRule as use:
@@ -58,6 +59,16 @@ def propagate(traced: Trace, options: Options) -> Facts:
     if not options.resize_linear:
         _freeze_linear(facts)
     return facts
+
+
+def _tie_out(call: Call, value: Any) -> None:
+    """What an operator writes into (``out=v``, as spectral norm does) has the shape of its result."""
+    out = call.node.kwargs.get("out")
+    if isinstance(out, fx.Node) and isinstance(value, Tensor):
+        given = call.facts.values[out]
+        if isinstance(given, Tensor) and len(given.dims) == len(value.dims):
+            for a, b in zip(value.dims, given.dims, strict=True):
+                call.tie(a, b)
 
 
 def _unused_numbers(graph: fx.Graph) -> set[fx.Node]:

@@ -30,12 +30,13 @@ from torch.fx.proxy import Attribute
 from torch.nn.utils import parametrizations, parametrize
 
 from conet_fx.errors import TraceError
-from conet_fx.passes import custom
+from conet_fx.passes import custom, numerals
 from conet_fx.passes.inputs import Arguments
 from conet_fx.passes.lines import line_of, user_line
 from conet_fx.passes.nodes import (
     attribute,
     copies,
+    hooks_that_compute,
     is_parametrized,
     leaves,
     plain_subclass,
@@ -122,6 +123,14 @@ class Proxy(fx.Proxy):
 
     def __float__(self) -> float:
         return float(self._read("float()"))
+
+    def __array_ufunc__(self, ufunc: Any, method: str, *operands: Any, **options: Any) -> Any:
+        return numerals.computed(ufunc, method, operands, options)
+
+    def __array_function__(self, function: Any, types: Any, args: Any, kwargs: Any) -> Any:
+        if isinstance(self.node.meta["val"], torch.Tensor):
+            return NotImplemented
+        return numerals.reduced(function, args, kwargs)
 
     def _read(self, use: str) -> Any:
         """The number that this proxy stands for; what the model computes with it will not follow another size."""
@@ -237,7 +246,7 @@ class Recorder(fx.Tracer):
             return False
         if "forward" in vars(m):  # one of its own was put in the place of that of its class
             return False
-        if is_parametrized(m) and isinstance(m, _PARAMETRIZED):
+        if isinstance(m, _PARAMETRIZED) and (is_parametrized(m) or hooks_that_compute(m)):
             return False
         behaves_like = plain_subclass(m)
         known = behaves_like is not type(m) or behaves_like in custom.CLASSES or self.is_leaf(type(m))
@@ -322,6 +331,7 @@ class Recorder(fx.Tracer):
             return self._as_operand(a.node)
         if type(a) in _NUMBERS:  # most of what comes; torch.fx returns it too, after many questions
             return a
+        a = numerals.plain(a)
         if dataclasses.is_dataclass(a) and not isinstance(a, type):
             fields = {field.name: getattr(a, field.name) for field in dataclasses.fields(a)}
             return self.create_proxy("call_function", type(a), (), fields).node
@@ -331,7 +341,7 @@ class Recorder(fx.Tracer):
 
     def create_proxy(self, kind: str, target: Any, args: Any, kwargs: Any, *rest: Any, **more: Any) -> fx.Proxy:
         # what is written into without gradients must not come to have some (moving averages)
-        self._cuts = not torch.is_grad_enabled() and _is_in_place(target)
+        self._cuts = not torch.is_grad_enabled() and (_is_in_place(target) or (kwargs or {}).get("out") is not None)
         proxy = super().create_proxy(kind, target, args, kwargs, *rest, **more)
         self._cuts = False
         node = proxy.node
@@ -436,7 +446,7 @@ class Recorder(fx.Tracer):
             raise TraceError(
                 f"{type(self.model).__name__} cannot be copied ({type(error).__name__}: {error}), and conet-fx works "
                 "on a copy so that your model stays as it is. Tensors computed from parameters and kept as attributes "
-                "are the usual cause: replace old-style weight_norm or spectral_norm by torch.nn.utils.parametrizations"
+                "are the usual cause: detach them, or set them to None before"
             ) from error
         for module in root.modules():
             if "training" in vars(module):

@@ -22,6 +22,7 @@ from conet_fx.passes.inherit import inherit, kept_channels, tensor_path, warn_of
 from conet_fx.passes.islands import Pieces
 from conet_fx.passes.nodes import attribute, copies, memory_format, submodule
 from conet_fx.passes.nodes import source as line_of
+from conet_fx.passes.numerals import make_plain
 from conet_fx.passes.shapes import undisturbed
 from conet_fx.passes.trace import Trace, graph_module_of
 from conet_fx.passes.verify import verify
@@ -58,6 +59,7 @@ def rewrite(
         _note_own_rules(error, traced, facts)
         raise
     annotate(draft, facts, size)
+    draft.meta[KEY] = {"weights": facts.weights}
     olds = {id(tensor): tensor for tensor in (*whole.parameters(), *whole.buffers())}
     real = {id(drafts[key]): _empty_like(drafts[key], old) for key, old in olds.items()}
     if traced.pieces:
@@ -74,7 +76,8 @@ def rewrite(
         kept = kept_channels(traced, facts, draft)
         warn_of_lost_channels(facts, kept, size)
         inherit(whole, resized, facts, kept)
-        resized.meta = {**getattr(resized, "meta", {}), KEY: {"kept": kept}}  # type: ignore[assignment]
+        meta = getattr(resized, "meta", {})
+        resized.meta = {**meta, KEY: {**meta.get(KEY, {}), "kept": kept}}  # type: ignore[assignment]
     if traced.pieces:
         _try(resized, traced.pieces)
     return resized
@@ -112,6 +115,7 @@ def _draft(
     for node in source.graph.nodes:
         if node.op == "call_module" and node.target not in parts:
             parts[node.target] = copy.deepcopy(submodule(source, node.target), memo)
+            make_plain(parts[node.target])
             _set_attributes(parts[node.target], facts.layers.get(node.target), size)
         elif node.op == "get_attr":
             value = attribute(source, node.target)

@@ -12,7 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
+from torch.nn.utils.parametrizations import weight_norm
 
 import conet_fx
 from conet_fx.search import GroupState, decide
@@ -177,6 +179,39 @@ def test_other_losses_and_several_inputs() -> None:
 
 
 # --- saving and resuming ---------------------------------------------------------------------------------------
+
+
+class Computed(nn.Module):
+    """A convolution with weight norm, one whose weight depends on the image, and one of nn.Conv2d."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = weight_norm(nn.Conv2d(1, 8, 3, padding=1))
+        self.experts = nn.Parameter(torch.randn(6, 8, 1, 1))
+        self.mix = nn.Linear(6, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = F.conv2d(F.relu(self.a(x)), self.experts * x.mean().sigmoid())
+        return self.mix(y.mean((2, 3)))
+
+
+def test_computed_weights_are_searched_and_what_is_not_measured_keeps_its_size() -> None:
+    found = search(Computed(), initial_channels=10)
+    assert [group.name for group in found.plan.free] == ["a", "experts"]
+    first = found.history[0]
+    assert first.sizes == {"a": 10, "experts": 6}
+    assert first.groups["experts"].action == "stop"
+    assert "measures none of its layers" in first.groups["experts"].reason
+    assert {layer for epoch in first.epochs for layer in epoch.layers} == {"a"}
+    assert found.history[0].groups["a"].action in ("expand", "shrink")
+    assert found.sizes["experts"] == 6
+
+
+def test_refuses_a_model_of_which_nothing_is_measured() -> None:
+    model = Computed()
+    model.a = nn.Identity()
+    model.experts = nn.Parameter(torch.randn(6, 1, 1, 1))
+    refuse(conet_fx.SearchError, "measures no layer", model)
 
 
 def test_save_load_apply(tmp_path: Path) -> None:

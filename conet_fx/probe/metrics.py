@@ -22,10 +22,10 @@ from concurrent.futures import Executor
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvNd
 
 from conet_fx.errors import SearchError
 from conet_fx.probe.evbmf import Tau, solve
+from conet_fx.probe.layers import probed_layers
 from conet_fx.probe.spectra import gram, normalise, start_eigenvalues
 from conet_fx.probe.threads import crew, one_thread, usable_cpus
 
@@ -121,18 +121,8 @@ def probed_weights(model: nn.Module, *, linear: bool = False) -> dict[str, Tenso
     Raises ValueError for a weight that cannot be measured, with its path.
     """
     return {
-        path: _channels_first(layer.weight, _is_transposed(layer), f"the weight of {path!r}")
+        path: _channels_first(layer.weight, layer.transposed, f"the weight of {path!r}")
         for path, layer in probed_layers(model, linear=linear).items()
-    }
-
-
-def probed_layers(model: nn.Module, *, linear: bool = False) -> dict[str, _ConvNd | nn.Linear]:
-    """The modules that `probe` measures, by path."""
-    return {
-        path: module
-        for path, module in model.named_modules()
-        if (isinstance(module, _ConvNd) and not module.groups == module.in_channels > 1)
-        or (linear and isinstance(module, nn.Linear))
     }
 
 
@@ -150,10 +140,6 @@ def layer_metrics(weight: Tensor, *, transposed: bool = False, tau: Tau = "exact
         NonFiniteError: it has an entry that is NaN or infinite.
     """
     return measure({"weight": _channels_first(weight, transposed, "weight")}, tau=tau)["weight"]
-
-
-def _is_transposed(layer: _ConvNd | nn.Linear) -> bool:
-    return isinstance(layer, _ConvNd) and layer.transposed
 
 
 def _channels_first(weight: Tensor, transposed: bool, name: str) -> Tensor:

@@ -18,6 +18,7 @@ from conet_fx.errors import RecipeError, TraceError
 from conet_fx.passes import ops
 from conet_fx.passes.follow import Followed, Named, Owner, Use, follow
 from conet_fx.passes.inputs import Arguments
+from conet_fx.passes.nodes import computed_by_hooks, hooks_that_compute
 from conet_fx.passes.record import Recorder
 from conet_fx.passes.shapes import Shapes, undisturbed
 from conet_fx.recipe.names import qualified_name
@@ -147,7 +148,7 @@ def _runs(built: GraphModule, call: Arguments) -> bool:
 
 def _sketch(model: nn.Module) -> nn.Module | None:
     """A copy on the meta device without hooks, which are not to be called here; None where there can be none."""
-    memo: dict[int, object] = {}
+    memo: dict[int, object] = {**computed_by_hooks(model)}
     for tensor in (*model.parameters(), *model.buffers()):
         if nn.parameter.is_lazy(tensor):
             return None
@@ -156,7 +157,7 @@ def _sketch(model: nn.Module) -> nn.Module | None:
     sketch = copy.deepcopy(model, memo)
     for module in sketch.modules():
         for name, value in vars(module).items():
-            if "hooks" in name and isinstance(value, dict):
+            if "hooks" in name and isinstance(value, dict) and not hooks_that_compute(module):
                 value.clear()
     return sketch
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 
 from conet_fx.plan import ChannelGroup, ChannelPlan
 from conet_fx.probe import group_condition, group_rank, rank_slope
@@ -14,8 +14,13 @@ from conet_fx.search.decisions import GroupState, decide, reason
 from conet_fx.search.history import Epoch, GroupTrial
 
 
-def start(group: ChannelGroup, config: SearchConfig) -> GroupState:
-    """The state of a free group before the first trial: ``initial_channels``, as nearly as its quantum allows."""
+def start(group: ChannelGroup, config: SearchConfig, measured: Container[str]) -> GroupState:
+    """The state of a free group before the first trial: ``initial_channels``, as nearly as its quantum allows.
+
+    A group without a layer in ``measured`` has no slope, and keeps its size for good.
+    """
+    if not _members(group, measured):
+        return GroupState(size=group.size, last_action="stop", phi=config.phi, stopped=True)
     if config.initial_channels is None:
         return GroupState(size=group.size, phi=config.phi)
     return GroupState(size=group.nearest(config.initial_channels, config.round_to), phi=config.phi)
@@ -25,6 +30,8 @@ def judge(
     group: ChannelGroup, state: GroupState, epochs: Sequence[Epoch], config: SearchConfig
 ) -> tuple[GroupState, GroupTrial]:
     """What to do with ``group`` after a trial (paper Algorithm 2), and the record of it."""
+    if not _members(group, epochs[-1].layers):
+        return state, _unmeasured(state, epochs)
     members = (group.writers, group.whole_readers)
     ranks = tuple(group_rank(*members, epoch.layers) for epoch in epochs)
     slope, condition = rank_slope(ranks), group_condition(*members, epochs[-1].layers)
@@ -43,6 +50,24 @@ def judge(
         phi=after.phi,
         next_size=after.size,
         reason=why,
+    )
+
+
+def _members(group: ChannelGroup, measured: Container[str]) -> list[str]:
+    """The layers whose ranks a group has the mean of."""
+    return [path for path in (*group.writers, *group.whole_readers) if path in measured]
+
+
+def _unmeasured(state: GroupState, epochs: Sequence[Epoch]) -> GroupTrial:
+    return GroupTrial(
+        size=state.size,
+        ranks=(0.0,) * len(epochs),
+        slope=0.0,
+        condition=0.0,
+        action="stop",
+        phi=state.phi,
+        next_size=state.size,
+        reason="keeps its size: the probe measures none of its layers",
     )
 
 

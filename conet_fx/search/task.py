@@ -12,6 +12,7 @@ from torch.fx.node import map_aggregate
 
 from conet_fx.errors import SearchError
 from conet_fx.plan import ChannelPlan, Cost, analyze
+from conet_fx.probe import probed_layers
 from conet_fx.search.batches import check_targets, first_batch, samples
 from conet_fx.search.config import SearchConfig
 from conet_fx.search.hooks import Hooks
@@ -21,11 +22,14 @@ SAMPLES = 2  # traced together: batch norm in train mode needs more than one
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """The plan of the model, the inputs that it was traced on, and the two settings of the analysis."""
+    """The plan of the model, the inputs that it was traced on, the two settings of the analysis, and the paths of the
+    layers that the probe measures.
+    """
 
     plan: ChannelPlan
     example_inputs: Any
     options: Mapping[str, bool]
+    measured: frozenset[str]
 
     @classmethod
     def of(
@@ -43,9 +47,12 @@ class Task:
         plan = analyze(model, example_inputs, **options)
         if not plan.free:
             raise SearchError(f"there is nothing to resize: {plan.explain()}")
+        measured = frozenset(probed_layers(plan.trace.graph_module, linear=config.resize_linear))
+        if not any(path in measured for group in plan.free for path in (*group.writers, *group.whole_readers)):
+            raise SearchError(f"the probe measures no layer of any group that may change: {plan.explain()}")
         if hooks.loss_fn is None and hooks.train_epoch is None:
             check_targets(_output(plan), target)
-        return cls(plan, example_inputs, options)
+        return cls(plan, example_inputs, options, measured)
 
     def analyze(self, candidate: nn.Module) -> ChannelPlan:
         """The plan of a candidate."""

@@ -173,7 +173,7 @@ class TrialTraining:
         rates = {parameter: group["lr"] for group in self._own.param_groups for parameter in group["params"]}
         found = {}
         for path, layer in probed_layers(self._candidate).items():
-            of_layer = [rates[parameter] for parameter in layer.parameters() if parameter in rates]
+            of_layer = [rates[parameter] for parameter in layer.parameters if parameter in rates]
             if of_layer:
                 found[path] = float(of_layer[0])
         return found
@@ -238,7 +238,7 @@ def _out_of_memory(error: BaseException, where: str, candidate: fx.GraphModule, 
     peak = ""
     if fabric.device.type == "cuda":
         peak = f" (peak {torch.cuda.max_memory_allocated(fabric.device) / 2**30:.1f} GiB)"
-    widths = {path: layer.weight.shape[0] for path, layer in probed_layers(candidate).items()}
+    widths = {path: layer.parameters[0].shape[0] for path, layer in probed_layers(candidate).items()}
     largest = ", ".join(f"{path} {width}" for path, width in sorted(widths.items(), key=lambda item: -item[1])[:5])
     return SearchError(
         f"out of memory in {where}{peak}: the candidate has {params:,} parameters, its widest layers are {largest}. "

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import fx, nn
 from torch.nn.modules.conv import _ConvNd
 
-from conet_fx.passes.call import Call, Int, Layer, Layout, NoRule, Tensor, Value, dims_in, fixed_like, product
+from conet_fx.passes.call import Call, Int, Layer, Layout, NoRule, Tensor, Value, Weight, dims_in, fixed_like, product
 from conet_fx.passes.depth import Dim, Slot, is_fixed
 from conet_fx.passes.labels import Fields, MarkCall, Marker
 from conet_fx.passes.nodes import attribute
@@ -41,7 +41,7 @@ class Convolution(Rule):
         axis = len(dims) - self.spatial - 1
         x = dims[axis]
         groups = module.groups
-        kernel = tuple(module.kernel_size)
+        kernel = tuple(map(int, module.kernel_size))
         padding = module.padding if getattr(module, "padding_mode", "zeros") == "zeros" else None
         steps = (module.stride, padding, module.dilation)
         space = _space(call, dims[axis + 1 :], call.shape[axis + 1 :], kernel, None if self.transposed else steps)
@@ -308,12 +308,16 @@ class Parameter(Rule):
 
 
 def _is_kernel(call: Call) -> bool:
-    """True for the weight of a convolution with a forward of its own."""
-    owner, _, name = call.path.rpartition(".")
+    """True for the weight of a convolution with a forward of its own, and for what it is computed from."""
+    owner, _, name = call.path.partition(".parametrizations.")[0].rpartition(".")
     modules = call.node.meta.get("nn_module_stack", {}).values()
-    return name == "weight" and any(
+    return name in _KERNELS and any(
         path == owner and isinstance(cls, type) and issubclass(cls, _ConvNd) for path, cls in modules
     )
+
+
+# those of a hook that computes the weight have other names (torch.nn.utils.weight_norm, spectral_norm, prune)
+_KERNELS = frozenset(("weight", "weight_v", "weight_orig", "weight_mask"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -365,7 +369,7 @@ class FunctionalConvolution(Rule):
         inside = dims[axis + 1 :] if self.transposed else space
         call.count(product(kernel), *dims[:axis], *inside, weight[0], weight[1])
         if groups == 1 or groups != call.size(x):
-            _owns(call, read, x, out)
+            _owns(call, read, x, out, transposed=self.transposed)
         return Tensor((*dims[:axis], out, *space))
 
     def labels(self, call: MarkCall) -> Any:
@@ -428,7 +432,7 @@ class FunctionalLinear(Rule):
         if isinstance(call.operand("bias"), Tensor):
             call.tie(call.dims("bias")[0], weight[0])
         call.count(1, *dims, weight[0])
-        path = _owns(call, weight[1], dims[-1], weight[0])
+        path = _owns(call, weight[1], dims[-1], weight[0], linear=True)
         if path is not None:
             call.facts.linear.add(path)
         return Tensor((*dims[:-1], weight[0]))
@@ -506,16 +510,17 @@ class FunctionalLayerNorm(Rule):
         return fields
 
 
-def _owns(call: Call, read: Dim, x: Dim, out: Dim) -> str | None:
+def _owns(call: Call, read: Dim, x: Dim, out: Dim, *, transposed: bool = False, linear: bool = False) -> str | None:
     """Note who writes ``out`` and reads ``x``: the module of the parameter whose axis ``read`` is summed with ``x``, or
     a slice of that axis (octave convolutions give several slices of one weight to several operators).
     """
     facts, read = call.facts, call.depths.resolve(read)
-    axes = [(layer, role, dim) for layer in _parameters_of(call) for role, dim in layer.dims.items()]
-    whole = (axis for axis in axes if call.depths.resolve(axis[2]) == read)
-    sliced = (axis for axis in axes if _runs_in(read, call.depths.resolve(axis[2])))
-    layer, role, dim = next(itertools.chain(whole, sliced), (None, "", ()))
-    if layer is None:
+    parameters = _parameters_of(call)
+    axes = [(node, layer, role, dim) for node, layer in parameters for role, dim in layer.dims.items()]
+    whole = (axis for axis in axes if call.depths.resolve(axis[-1]) == read)
+    sliced = (axis for axis in axes if _runs_in(read, call.depths.resolve(axis[-1])))
+    node, layer, role, dim = next(itertools.chain(whole, sliced), (None, None, "", ()))
+    if node is None or layer is None:
         call.mixes(read)  # nothing is there to be set to zero for a new channel
         return None
     path = layer.path.partition(".parametrizations.")[0]
@@ -525,7 +530,9 @@ def _owns(call: Call, read: Dim, x: Dim, out: Dim) -> str | None:
         path = layer.path  # the module writes what this operator reads
     written = call.depths.resolve(facts.writers.get(path, ()))
     facts.writers[path] = (*written, *(part for part in call.depths.resolve(out) if part not in written))
-    facts.readers[path] = x if call.depths.resolve(dim) == read else dim
+    in_one = call.depths.resolve(dim) == read
+    facts.readers[path] = x if in_one else dim
+    facts.weights.setdefault(path, Weight((call.raw("weight") if in_one else node).name, transposed, linear))
     facts.reading.add((layer.path, role))
     if not _keeps_zeros(call.raw("weight")):
         call.mixes(read)  # a parameter of zeros is no weight of zeros
@@ -537,14 +544,14 @@ def _runs_in(part: Dim, dim: Dim) -> bool:
     return not is_fixed(part) and any(dim[i : i + len(part)] == part for i in range(len(dim)))
 
 
-def _parameters_of(call: Call) -> Iterator[Layer]:
-    """The parameters that the weight is, or is computed from, nearest first."""
+def _parameters_of(call: Call) -> Iterator[tuple[fx.Node, Layer]]:
+    """The parameters that the weight is, or is computed from, nearest first, each with its node."""
     nodes = [call.raw("weight")]
     seen = set(nodes)
     for node in nodes:
         layer = call.facts.layers.get(str(node.target)) if node.op == "get_attr" else None
         if layer is not None and layer.kind == "parameter":
-            yield layer
+            yield node, layer
         new = [operand for operand in node.all_input_nodes if operand not in seen]
         nodes += new
         seen.update(new)

@@ -55,12 +55,16 @@ class Concatenation(Rule):
                 continue
             fields = []
             for index, (given, shape) in enumerate(operands):
+                if 0 in shape:
+                    continue  # joins nothing: what is left of a sequence, padding that this size does not need
                 field = given.get(dim)
                 if field is None and dim == axis:
                     labels = call.marker.fresh(f"{call.node.name}/{index}", shape[dim])
                     field = call.spread(labels, dim, ndim)
                 if field is not None:
                     fields.append((field, shape))
+            if not fields:
+                continue
             if dim != axis:
                 for other, _ in fields[1:]:
                     call.marker.link(call.marker.collapse(fields[0][0], (axis,)), call.marker.collapse(other, (axis,)))
@@ -256,7 +260,7 @@ class UnflattenModule(Reshape):
         return value
 
     def _given(self, call: Call) -> dict[int, Value]:
-        return {self._first(call) + i: Int((n,)) for i, n in enumerate(call.module.unflattened_size)}
+        return {self._first(call) + i: Int((int(n),)) for i, n in enumerate(call.module.unflattened_size)}
 
     def _settle(self, call: Call, axis: int, dim: Dim) -> None:
         """Nothing in the graph gives the sizes."""

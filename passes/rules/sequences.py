@@ -55,7 +55,7 @@ class Embedding(Rule):
         if "out" not in layer.dims:
             layer.dims["out"] = call.depths.new(module.embedding_dim)
         out = layer.dims["out"]
-        layer.tensors = (Layout("weight", ((module.num_embeddings,), out), ("", "out")),)
+        layer.tensors = (Layout("weight", ((int(module.num_embeddings),), out), ("", "out")),)
         layer.attributes = (("embedding_dim", out),)
         call.facts.writers[call.path] = out
         call.facts.linear.add(call.path)

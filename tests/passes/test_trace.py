@@ -434,11 +434,14 @@ def test_a_name_that_fx_uses_itself_is_refused_in_words() -> None:
         trace(net(forward, code=conv(3, 4)), IMAGE)
 
 
-def test_an_old_style_weight_norm_is_refused_with_advice() -> None:
-    with pytest.warns(FutureWarning):
-        model = nn.Sequential(nn.utils.weight_norm(conv(3, 4)))  # type: ignore[no-untyped-call]
-    model(IMAGE)  # leaves a tensor that is computed from parameters
-    with pytest.raises(TraceError, match="parametrizations"):
+def test_a_tensor_that_a_model_keeps_with_its_gradient_is_refused_with_advice() -> None:
+    def forward(self: Any, x: Tensor) -> Tensor:
+        self.last = self.a(x)
+        return self.last
+
+    model = net(forward, a=conv(3, 4))
+    model(IMAGE)
+    with pytest.raises(TraceError, match="kept as attributes"):
         trace(model, IMAGE)
 
 

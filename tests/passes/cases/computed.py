@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import warnings
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.utils import parametrizations, parametrize
+from torch.nn.utils import parametrizations, parametrize, prune
 
 from tests.passes.cases import case, conv, net, parameter
 
@@ -182,3 +185,40 @@ def slimmable_convolution() -> nn.Module:
         return self.out(y)
 
     return net(forward, a=conv(3, 6), slim=conv(9, 8), out=conv(4, 5))
+
+
+def hooked(module: nn.Module) -> nn.Module:
+    """A network that has run without gradients: what its hooks computed has none, so that torch can copy it."""
+    with torch.no_grad():
+        module(torch.randn(2, 3, 4, 4))
+    return module
+
+
+def in_a_row(a: nn.Module, b: nn.Module) -> nn.Module:
+    def forward(self: nn.Module, x: Tensor) -> Tensor:
+        return self.out(F.relu(self.b(F.relu(self.a(x)))))  # type: ignore[operator]
+
+    return hooked(net(forward, a=a, b=b, out=conv(8, 5)))
+
+
+@case({"a": (6, 1), "b": (8, 1)})
+def weight_norm_by_a_hook() -> nn.Module:
+    """torch.nn.utils.weight_norm computes the weight before each call, and keeps it as an attribute."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        weight_norm = nn.utils.weight_norm
+        return in_a_row(weight_norm(conv(3, 6, 3)), weight_norm(nn.ConvTranspose2d(6, 8, 3), dim=1))
+
+
+@case({"a": (6, 1), "b": (8, 1)}, mixed=["a", "b"])
+def spectral_norm_by_a_hook() -> nn.Module:
+    """Its singular vectors are buffers that follow the weight; a call in train mode improves them."""
+    return in_a_row(nn.utils.spectral_norm(conv(3, 6, 3)), nn.utils.spectral_norm(conv(6, 8))).eval()
+
+
+@case({"a": (6, 1), "b": (8, 1)})
+def masks_by_a_hook() -> nn.Module:
+    """torch.nn.utils.prune multiplies with a mask that is a buffer."""
+    a = prune.l1_unstructured(conv(3, 6, 3), "weight", amount=0.3)  # type: ignore[no-untyped-call]
+    b = prune.random_structured(conv(6, 8), "weight", amount=2, dim=1)  # type: ignore[no-untyped-call]
+    return in_a_row(a, prune.l1_unstructured(b, "bias", amount=1))  # type: ignore[no-untyped-call]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -211,3 +212,28 @@ def asserted_equal() -> nn.Module:
         return self.out(a) + self.w(b)
 
     return net(forward, a=conv(3, 8), b=conv(3, 8), w=conv(8, 5), out=conv(8, 5))
+
+
+@case({"a": (6, 1)}, mixed=["a"])
+def numpy_functions_of_sizes() -> nn.Module:
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.a(x)
+        y = y / np.sqrt(y.shape[1]) * np.prod(y.shape[1:]) + np.sum(y.shape) - np.prod([y.shape[1], 2])
+        rows = int(np.ceil(y.shape[2] / 2))
+        return self.out(y[:, :, :rows] * np.log2(y.shape[1] + np.int64(1)))
+
+    return net(forward, a=conv(3, 6), out=conv(6, 5))
+
+
+@case({"a": (6, 1), "b": (8, 4)}, mixed=["b"])
+def numpy_numbers() -> nn.Module:
+    """Factors on either side, sizes, bounds, and what layers are made with."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = np.float64(0.5) * self.a(x) - x.mean() * np.float32(2)
+        z = self.norm(self.b(y.reshape(2, np.int64(6), -1, 4).clamp(np.float64(-1), np.inf)))
+        return self.out(F.interpolate(z, scale_factor=np.float64(2.0)).view(z.shape[0], np.int64(-1), 32, 8))
+
+    b = nn.Conv2d(np.int64(6), np.int64(8), np.int64(1), padding=(np.int64(0), np.int64(0)))
+    norm = nn.GroupNorm(np.int64(4), np.int64(8), eps=np.float64(1e-5))
+    return net(forward, a=conv(3, 6), b=b, norm=norm, out=conv(8, 5))

@@ -1,0 +1,91 @@
+"""What the probe measures in a network: its layers, and functions of a graph that compute their weight."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn.modules.conv import _ConvNd
+
+from conet_fx.passes.call import Weight
+from conet_fx.passes.info import KEY
+from conet_fx.passes.nodes import attribute
+
+
+@dataclasses.dataclass(frozen=True)
+class ProbedLayer:
+    """A convolution or linear layer: its weight, which ``read`` looks up or computes, and the parameters behind it."""
+
+    read: Callable[[], Tensor]
+    transposed: bool
+    parameters: tuple[nn.Parameter, ...]
+
+    @property
+    def weight(self) -> Tensor:
+        """[Cout, Cin / groups, *kernel], or ``transposed`` [Cin, Cout / groups, *kernel]."""
+        return self.read()
+
+
+def probed_layers(model: nn.Module, *, linear: bool = False) -> dict[str, ProbedLayer]:
+    """The layers that `probe` measures, by module path.
+
+    In a network that conet-fx resized also convolutions that are functions in its graph (standardised or normalised
+    weights, bare parameters), by the path of the module of their parameter. Not those whose weight depends on the
+    input.
+    """
+    found = {
+        path: _of_module(module)
+        for path, module in model.named_modules()
+        if (isinstance(module, _ConvNd) and not module.groups == module.in_channels > 1)
+        or (linear and isinstance(module, nn.Linear))
+    }
+    if isinstance(model, fx.GraphModule):
+        weights: dict[str, Weight] = model.meta.get(KEY, {}).get("weights", {})
+        nodes = {node.name: node for node in model.graph.nodes} if weights else {}
+        for path, weight in weights.items():
+            if path not in found and (linear or not weight.linear) and weight.node in nodes:
+                found.update((path, layer) for layer in _of_node(model, nodes[weight.node], weight.transposed))
+    return found
+
+
+def _of_module(module: nn.Module) -> ProbedLayer:
+    transposed = isinstance(module, _ConvNd) and module.transposed
+    return ProbedLayer(lambda: module.weight, transposed, tuple(module.parameters()))  # type: ignore[arg-type,return-value]
+
+
+def _of_node(model: fx.GraphModule, node: fx.Node, transposed: bool) -> Iterator[ProbedLayer]:
+    """The layer whose weight a node computes; none where it computes it from the input."""
+    order = {each: place for place, each in enumerate(model.graph.nodes)}
+    steps = {node}
+    ahead = [node]
+    for step in ahead:
+        new = set(step.all_input_nodes) - steps
+        steps |= new
+        ahead += new
+    if any(step.op == "placeholder" for step in steps):
+        return
+    program = sorted(steps, key=order.__getitem__)
+    tensors = [attribute(model, str(step.target)) for step in program if step.op == "get_attr"]
+    parameters = tuple(tensor for tensor in tensors if isinstance(tensor, nn.Parameter))
+    yield ProbedLayer(lambda: _Weights(model).compute(program), transposed, parameters)
+
+
+class _Weights(fx.Interpreter):
+    """Runs the part of a graph that computes a weight. Buffers stay as they are: spectral norm would renew its own."""
+
+    def __init__(self, model: fx.GraphModule) -> None:
+        super().__init__(model, garbage_collect_values=False)
+
+    def compute(self, program: list[fx.Node]) -> Tensor:
+        with torch.no_grad():
+            for node in program:
+                self.env[node] = self.run_node(node)
+        weight: Tensor = self.env[program[-1]]
+        return weight
+
+    def get_attr(self, target: Any, args: Any, kwargs: Any) -> Any:
+        value = super().get_attr(target, args, kwargs)
+        return value.clone() if isinstance(value, Tensor) and not isinstance(value, nn.Parameter) else value
