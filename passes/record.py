@@ -448,6 +448,8 @@ class Recorder(fx.Tracer):
                 "on a copy so that your model stays as it is. Tensors computed from parameters and kept as attributes "
                 "are the usual cause: detach them, or set them to None before"
             ) from error
+        if "forward" in vars(root):
+            _into_class(root, vars(root).pop("forward"))
         for module in root.modules():
             if "training" in vars(module):
                 # what is not in __dict__ is asked of __getattr__, which fx lets us see
@@ -488,6 +490,18 @@ class Recorder(fx.Tracer):
 
 
 _NUMBERS = frozenset((int, float, bool, str, type(None)))
+
+
+def _into_class(root: nn.Module, forward: Callable[..., Any]) -> None:
+    """Give a module that has a ``forward`` of its own a class that has it: torch.fx looks it up there."""
+    bound = isinstance(forward, types.MethodType) and forward.__self__ is root
+
+    def call(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        return forward(*args, **kwargs)
+
+    own = type(root)
+    members = {"forward": forward.__func__ if bound else call, "__module__": own.__module__, "__doc__": own.__doc__}
+    root.__class__ = type(own.__name__, (own,), members)
 
 
 def _is_in_place(target: Any) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import types
 import warnings
 from typing import Any
@@ -307,6 +308,24 @@ def test_a_forward_that_was_put_in_the_place_of_that_of_a_layer_is_looked_into()
     plan = check_everything(model, IMAGE)
     assert [group.name for group in plan.free] == ["a"]
     assert plan.group("a").readers == ("out",)
+
+
+@pytest.mark.parametrize("bound", [True, False])
+def test_a_forward_that_was_put_in_the_place_of_that_of_the_model(bound: bool) -> None:
+    """As pretrainedmodels does to networks of torchvision, whose own forward would fail."""
+    model = net(lambda self, x: self.nothing(x), a=conv(3, 5), out=conv(5, 2))
+
+    def forward(self: Any, x: Tensor) -> Tensor:
+        return self.out(self.a(x).relu())
+
+    model.forward = types.MethodType(forward, model) if bound else functools.partial(forward, model)  # type: ignore
+    if bound:
+        check_everything(model, IMAGE)
+    plan = conet_fx.analyze(model, IMAGE)
+    assert [group.name for group in plan.free] == ["a"]
+    assert plan.trace.pieces is None
+    assert type(model).__name__ == "Net"
+    assert plan.resize({"a": 3})(IMAGE).shape[1] == 2
 
 
 def test_the_device_of_a_value_is_the_real_one() -> None:
