@@ -23,7 +23,8 @@ import torchvision.ops
 from torch import fx, nn
 
 from conet_fx.passes import rules
-from conet_fx.passes.nodes import is_parametrized, plain_subclass, submodule
+from conet_fx.passes.functions import Applied
+from conet_fx.passes.nodes import hooks_that_compute, is_parametrized, plain_subclass, submodule
 from conet_fx.passes.rules import Rule
 
 
@@ -47,6 +48,7 @@ PARAMETER = Entry(rules.Parameter(), _NO_ARGUMENTS)
 OPAQUE = Entry(rules.Opaque(), _NO_ARGUMENTS)
 RECORD = Entry(rules.Record(), _NO_ARGUMENTS)
 UNUSED = Entry(rules.Unused(), _NO_ARGUMENTS)
+APPLIED = Entry(rules.Applied(), _NO_ARGUMENTS)
 
 
 def lookup(node: fx.Node, root: nn.Module) -> Entry:
@@ -59,9 +61,15 @@ def lookup(node: fx.Node, root: nn.Module) -> Entry:
         return PARAMETER
     if node.op == "call_module":
         module = submodule(root, str(node.target))
-        return OPAQUE if is_parametrized(module) else MODULES.get(plain_subclass(module), OPAQUE)
+        return (
+            OPAQUE
+            if is_parametrized(module) or hooks_that_compute(module)
+            else MODULES.get(plain_subclass(module), OPAQUE)
+        )
     if node.op == "call_method":
         return METHODS.get(str(node.target), OPAQUE)
+    if isinstance(node.target, Applied):
+        return APPLIED if "follows" in node.kwargs else OPAQUE
     if isinstance(node.target, type) and (
         dataclasses.is_dataclass(node.target) or hasattr(node.target, "_fields") or node.target is dict
     ):

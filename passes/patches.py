@@ -16,27 +16,26 @@ from torch.autograd.variable import Variable
 from torch.fx.node import map_aggregate
 from torch.utils.checkpoint import CheckpointFunction
 
-from conet_fx.errors import TraceError
-from conet_fx.passes.lines import user_line
 from conet_fx.passes.nodes import leaves
 
 
 @contextlib.contextmanager
-def no_autograd_functions() -> Iterator[None]:
-    """Raise at a custom ``torch.autograd.Function``: its forward alone could be recorded, and its backward be lost."""
+def followed_autograd_functions() -> Iterator[None]:
+    """Have the tracer record the call of a custom ``torch.autograd.Function``, whose forward alone would lose the
+    backward.
+    """
     original = torch.autograd.Function.__dict__["apply"]
 
     def apply(cls: type, *args: Any, **kwargs: Any) -> Any:
-        if any(isinstance(a, fx.Proxy) for a in (*args, *kwargs.values())):
+        proxy = next((a for a in (*args, *kwargs.values()) if isinstance(a, fx.Proxy)), None)
+        if proxy is not None:
             if cls is CheckpointFunction:  # computes the same, with less memory
                 run, _, *given = args
                 return run(*given)
             if cls.__module__ == CheckpointFunction.__module__:  # saves its inputs for the backward, and gives nothing
                 return torch.empty(0)
-            raise TraceError(
-                f"{cls.__name__} is a torch.autograd.Function, whose backward no graph can hold: call it in a module "
-                f"of its own, and say how that carries channels with conet_fx.register_module ({user_line()[0]})"
-            )
+            tracer: Any = proxy.tracer
+            return tracer.apply_function(cls, args, kwargs)
         return original.__get__(None, cls)(*args, **kwargs)
 
     torch.autograd.Function.apply = classmethod(apply)

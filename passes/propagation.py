@@ -18,6 +18,7 @@ from conet_fx.errors import ConetError
 from conet_fx.passes import ops
 from conet_fx.passes.call import Call, Facts, Layout, NoRule, Options, Tensor, dims_in
 from conet_fx.passes.depth import Depths, Slot
+from conet_fx.passes.functions import INSIDE
 from conet_fx.passes.nodes import attribute, source, tensors
 from conet_fx.passes.rules import Opaque
 from conet_fx.passes.trace import Trace
@@ -51,6 +52,12 @@ def propagate(traced: Trace, options: Options) -> Facts:
             for dim in dims_in(facts.values[node]):
                 facts.depths.note(dim, read)  # the Python of the model computed with the present size
     _tie_shared_tensors(traced, facts)
+    for count in facts.literals:
+        if INSIDE in facts.by_name[count.node].meta:
+            facts.depths.freeze(
+                count.dim,
+                f"the forward of a torch.autograd.Function spells it out: {source(facts.by_name[count.node])}",
+            )
     if traced.pieces:
         for count in facts.literals:
             facts.depths.freeze(

@@ -14,6 +14,7 @@ import contextlib
 import copy
 import dataclasses
 import functools
+import itertools
 import math
 import operator
 import types
@@ -30,7 +31,7 @@ from torch.fx.proxy import Attribute
 from torch.nn.utils import parametrizations, parametrize
 
 from conet_fx.errors import TraceError
-from conet_fx.passes import custom, numerals
+from conet_fx.passes import custom, functions, numerals
 from conet_fx.passes.inputs import Arguments
 from conet_fx.passes.lines import line_of, user_line
 from conet_fx.passes.nodes import (
@@ -46,10 +47,10 @@ from conet_fx.passes.nodes import (
 )
 from conet_fx.passes.patches import (
     einops_that_takes_proxies,
+    followed_autograd_functions,
     functional_that_does_not_dispatch,
     functions_that_take_proxies,
     isinstance_that_sees_values,
-    no_autograd_functions,
     variables_that_take_proxies,
 )
 from conet_fx.passes.shapes import RESHAPE_IN_PLACE, Shapes, to_meta
@@ -204,7 +205,7 @@ class Recorder(fx.Tracer):
                 variables_that_take_proxies(),
                 isinstance_that_sees_values(root),
                 self._wrapped_functions(),
-                no_autograd_functions(),
+                followed_autograd_functions(),
                 einops_that_takes_proxies(Proxy, _AttributeProxy),
                 custom.recording(),
                 self._noting_autocast(),
@@ -303,6 +304,29 @@ class Recorder(fx.Tracer):
         except Exception:  # as one call it may yet run
             self._forget_nodes_after(before)
             return None
+
+    def apply_function(self, function: Any, args: Any, kwargs: Any) -> Any:
+        """Record the call of a ``torch.autograd.Function`` behind the operators of its forward, which tell how it
+        carries channels. Raises :class:`TraceError` where these cannot be recorded.
+        """
+        before = next(iter(reversed(self.graph.nodes)))
+        try:
+            if kwargs:
+                raise TypeError("it has keyword arguments")
+            returned = functions.run_forward(function, args)
+            nodes = list(itertools.takewhile(lambda node: node is not before, reversed(self.graph.nodes)))
+            for node in nodes:
+                node.meta[functions.INSIDE] = True
+                if node.op == "get_attr" or (_is_in_place(node.target) and node.args[0] not in nodes):
+                    raise TypeError(f"{source(node)} is more than a function of its inputs")
+            return self.create_proxy("call_function", functions.applied(function), args, {"follows": returned})
+        except Exception as error:
+            self._forget_nodes_after(before)
+            raise TraceError(
+                f"{function.__name__} is a torch.autograd.Function, whose backward no graph can hold, and its forward "
+                f"cannot be followed ({type(error).__name__}: {error}): call it in a module of its own, and say how "
+                f"that carries channels with conet_fx.register_module ({user_line()[0]})"
+            ) from error
 
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, fx.Proxy]) -> Any:
         if self.running:
@@ -494,13 +518,17 @@ _NUMBERS = frozenset((int, float, bool, str, type(None)))
 
 def _into_class(root: nn.Module, forward: Callable[..., Any]) -> None:
     """Give a module that has a ``forward`` of its own a class that has it: torch.fx looks it up there."""
-    bound = isinstance(forward, types.MethodType) and forward.__self__ is root
 
     def call(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
         return forward(*args, **kwargs)
 
     own = type(root)
-    members = {"forward": forward.__func__ if bound else call, "__module__": own.__module__, "__doc__": own.__doc__}
+    bound = isinstance(forward, types.MethodType) and forward.__self__ is root
+    members = {
+        "forward": getattr(forward, "__func__", call) if bound else call,
+        "__module__": own.__module__,
+        "__doc__": own.__doc__,
+    }
     root.__class__ = type(own.__name__, (own,), members)
 
 

@@ -17,6 +17,7 @@ from torch import fx, nn
 from conet_fx.errors import ResizeError
 from conet_fx.passes.call import Facts, Layer, Path
 from conet_fx.passes.depth import Dim
+from conet_fx.passes.functions import without_insides
 from conet_fx.passes.info import KEY, annotate
 from conet_fx.passes.inherit import inherit, kept_channels, tensor_path, warn_of_lost_channels
 from conet_fx.passes.islands import Pieces
@@ -80,6 +81,8 @@ def rewrite(
         resized.meta = {**meta, KEY: {**meta.get(KEY, {}), "kept": kept}}  # type: ignore[assignment]
     if traced.pieces:
         _try(resized, traced.pieces)
+    elif isinstance(resized, fx.GraphModule):
+        without_insides(resized)
     return resized
 
 

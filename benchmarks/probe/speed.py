@@ -33,7 +33,7 @@ def planted(model: nn.Module) -> nn.Module:
     for layer in probed_layers(model).values():
         outputs, inputs = layer.weight.shape[:2]
         part = torch.randn(outputs, 4) @ torch.randn(4, inputs)
-        layer.weight += layer.weight.std() * part[:, :, None, None] / 2
+        layer.weight.add_(layer.weight.std() * part[:, :, None, None] / 2)
     return model
 
 

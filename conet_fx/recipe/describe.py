@@ -13,6 +13,7 @@ from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
 
 from conet_fx.errors import RecipeError
+from conet_fx.passes.functions import Applied
 from conet_fx.passes.inputs import Arguments
 from conet_fx.passes.nodes import plain_subclass, without_classes
 from conet_fx.recipe.build import construct, constructor, named_tensors, plain_attributes, signature
@@ -97,6 +98,11 @@ def _describe_node(node: Node, known: Mapping[str, Callable[..., Any]]) -> NodeS
     target, args, kwargs = without_classes(node.target, node.args, node.kwargs)
     if callable(target):
         name = name_in(known, target)
+        if isinstance(target, Applied):
+            raise RecipeError(
+                f"node {node.name!r} calls {qualified_name(target)}, a torch.autograd.Function, which no recipe can "
+                "hold: keep state_dict() and the sizes, and rebuild with analyze(model, inputs).resize(sizes)"
+            )
         if name is None:
             raise RecipeError(
                 f"node {node.name!r} calls {qualified_name(target)}, which is not among the functions that a "

@@ -17,6 +17,7 @@ from conet_fx.passes.rules.along import (
 )
 from conet_fx.passes.rules.attention import MultiheadAttention
 from conet_fx.passes.rules.base import (
+    Applied,
     Ignore,
     Input,
     Opaque,
@@ -110,6 +111,7 @@ __all__ = [
     "AddedMatMul",
     "AddedSum",
     "Along",
+    "Applied",
     "Arithmetic",
     "AsComplex",
     "AsReal",

@@ -103,6 +103,19 @@ class Record(Rule):
         return [call.labels_of(a) if isinstance(a, torch.fx.Node) else None for a in given]
 
 
+class Applied(Rule):
+    """The call of a ``torch.autograd.Function`` behind the operators of its forward: it has their value."""
+
+    def depth(self, call: Call) -> Value:
+        return call.value(call.node.kwargs["follows"])
+
+    def labels(self, call: MarkCall) -> Any:
+        followed: Any = call.node.kwargs["follows"]
+        if isinstance(followed, torch.fx.Node):
+            return call.labels_of(followed)
+        return [call.labels_of(a) if isinstance(a, torch.fx.Node) else None for a in followed]
+
+
 class Opaque(Rule):
     """An operator that the table does not know: what touches it keeps its size, and the report says so."""
 

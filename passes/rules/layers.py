@@ -16,6 +16,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from conet_fx.passes.call import Call, Int, Layer, Layout, NoRule, Tensor, Value, Weight, dims_in, fixed_like, product
 from conet_fx.passes.depth import Dim, Slot, is_fixed
+from conet_fx.passes.functions import Applied
 from conet_fx.passes.labels import Fields, MarkCall, Marker
 from conet_fx.passes.nodes import attribute
 from conet_fx.passes.rules.base import EdgeKind, Rule
@@ -528,7 +529,8 @@ def _owns(call: Call, read: Dim, x: Dim, out: Dim, *, transposed: bool = False, 
     called = call.node.graph.find_nodes(op="call_module", target=path)
     if called and role != ("0" if getattr(call.root.get_submodule(path), "transposed", False) else "1"):
         path = layer.path  # the module writes what this operator reads
-    written = call.depths.resolve(facts.writers.get(path, ()))
+    along = call.depths.resolve(layer.dims.get("1" if role == "0" else "0", ()))
+    written = [part for part in call.depths.resolve(facts.writers.get(path, ())) if part in along]  # by another slice
     facts.writers[path] = (*written, *(part for part in call.depths.resolve(out) if part not in written))
     in_one = call.depths.resolve(dim) == read
     facts.readers[path] = x if in_one else dim
@@ -561,6 +563,8 @@ def _keeps_zeros(weight: Any) -> bool:
     """True where zeros in the parameter of a computed weight are zeros in the weight, as far as can be told."""
     if not isinstance(weight, fx.Node) or weight.op == "get_attr":
         return True
+    if isinstance(weight.target, Applied):
+        return _keeps_zeros(weight.kwargs.get("follows"))
     operands = [a for a in weight.args if isinstance(a, fx.Node) and isinstance(a.meta["val"], torch.Tensor)]
     if not operands:
         return False

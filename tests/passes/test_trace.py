@@ -13,7 +13,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 import torchvision
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from conet_fx.errors import TraceError
 from conet_fx.passes.trace import Trace, trace
@@ -211,8 +211,12 @@ def test_tensors_of_computed_sizes_follow_the_batch() -> None:
 
 
 class Double(torch.autograd.Function):
+    """As one whose forward is a kernel in another language: it takes tensors and nothing else."""
+
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
+        if isinstance(x, fx.Proxy):
+            raise TypeError("the kernel takes tensors")
         return x * 2
 
     @staticmethod
@@ -234,7 +238,9 @@ def test_an_autograd_function_keeps_its_backward_in_a_module_that_is_one_call() 
 
 
 def test_an_autograd_function_in_the_root_is_an_error_that_says_what_to_do() -> None:
-    with pytest.raises(TraceError, match=r"Double is a torch.autograd.Function.*register_module"):
+    with pytest.raises(
+        TraceError, match=r"Double is a torch.autograd.Function.*the kernel takes tensors.*register_module"
+    ):
         trace(net(lambda self, x: Double.apply(self.a(x)), a=conv(3, 4)), IMAGE, in_pieces=False)
 
 
