@@ -7,7 +7,7 @@ import itertools
 import operator
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -332,6 +332,7 @@ class FunctionalConvolution(Rule):
 
     spatial: int
     transposed: bool = False
+    pairs: ClassVar[bool] = True
 
     def edge(self, module: nn.Module | None) -> EdgeKind:
         return "conv"
@@ -423,6 +424,8 @@ def _link(marker: Marker, a: torch.Tensor | None, b: torch.Tensor | None) -> Non
 
 class FunctionalLinear(Rule):
     """F.linear."""
+
+    pairs: ClassVar[bool] = True
 
     def edge(self, module: nn.Module | None) -> EdgeKind:
         return "conv"

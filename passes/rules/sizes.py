@@ -73,7 +73,7 @@ class Arithmetic(Summation):
                     call.mixes(dim)  # a factor such as 1 / sqrt(channels)
                 return fixed_like(call.node.meta["val"])
             return super()._on_numbers(call)
-        a, b = (v.dim for v in values)
+        a, b = (_settled(call, v.dim) for v in values)
         if self.name == "add":
             return Int((*a, *b))
         if self.name == "mul" and (is_fixed(a) or is_fixed(b)):
@@ -99,6 +99,7 @@ class Numel(Rule):
     def depth(self, call: Call) -> Value:
         value = call.operand("input")
         dims = value.dims if isinstance(value, Tensor) else [number.dim for number in value]
+        dims = [_settled(call, dim) for dim in dims]
         moving = [dim for dim in dims if not is_fixed(dim)]
         if len(moving) == 1:
             return Int(call.depths.scale(moving[0], product([call.size(d) for d in dims if is_fixed(d)]), call.why))
@@ -128,6 +129,11 @@ class Compare(Rule):
 
     def labels(self, call: MarkCall) -> Any:
         return Summation().labels(call)
+
+
+def _settled(call: Call, dim: Dim) -> Dim:
+    """The dim, or the number that it stands for where that is known to stay."""
+    return dim if call.depths.moves(dim) else (call.size(dim),)
 
 
 def _scalar(call: Call, dims: list[Dim], because: str) -> Value:

@@ -246,6 +246,7 @@ DIFFERENT: dict[str, tuple[str, Difference]] = {
     "joins-cat_with_a_constant": (LENGTH, Difference(coarse=1)),
     "products-einsum_of_numbers": (LENGTH, Difference(coarse=1)),
     "products-inner_and_outer_products": (LENGTH, Difference(coarse=1)),
+    "numbers-product_of_a_count_that_stays": (LENGTH, Difference(coarse=1)),
     "sequences-embedding": (LENGTH, Difference(coarse=1)),
     "sequences-embedding_alone": (LENGTH, Difference(coarse=1)),
     "sequences-functional_embedding": (LENGTH, Difference(coarse=1)),

@@ -222,3 +222,14 @@ def masks_by_a_hook() -> nn.Module:
     a = prune.l1_unstructured(conv(3, 6, 3), "weight", amount=0.3)  # type: ignore[no-untyped-call]
     b = prune.random_structured(conv(6, 8), "weight", amount=2, dim=1)  # type: ignore[no-untyped-call]
     return in_a_row(a, prune.l1_unstructured(b, "bias", amount=1))  # type: ignore[no-untyped-call]
+
+
+@case({"a": (6, 1), "b": (7, 1)})
+def functions_with_one_output() -> nn.Module:
+    """What they read is matched though their results hold no channels."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.conv2d(F.relu(self.a(x)), self.w)
+        return self.out(y + F.linear(F.relu(self.b(x)).mean((2, 3)), self.v)[:, :, None, None])
+
+    return net(forward, a=conv(3, 6), w=parameter(1, 6, 1, 1), b=conv(3, 7), v=parameter(1, 7), out=conv(1, 5))

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tests.passes.cases import case, conv, net
+from tests.passes.cases import case, conv, net, parameter
 
 
 @case({}, {"a": "condition on a channel count"})
@@ -237,3 +237,16 @@ def numpy_numbers() -> nn.Module:
     b = nn.Conv2d(np.int64(6), np.int64(8), np.int64(1), padding=(np.int64(0), np.int64(0)))
     norm = nn.GroupNorm(np.int64(4), np.int64(8), eps=np.float64(1e-5))
     return net(forward, a=conv(3, 6), b=b, norm=norm, out=conv(8, 5))
+
+
+@case({"qkv": (8, 2)})
+def product_of_a_count_that_stays() -> nn.Module:
+    """The number of heads comes from a memory that has met the literal: it is as good as the literal."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.qkv(x).flatten(2).reshape(x.shape[0], 2, -1, 64)
+        memory = self.memory.expand(x.shape[0], -1, -1, -1)
+        z = torch.cat([memory.mean(2, keepdim=True), y], 2)[:, :, 1:]
+        return self.out(z.reshape(x.shape[0], z.shape[1] * z.shape[2], 8, 8))
+
+    return net(forward, qkv=conv(3, 8), memory=parameter(1, 2, 3, 64), out=conv(8, 5))
