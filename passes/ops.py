@@ -512,6 +512,7 @@ register(rules.Create(), "*sizes", functions=[torch.zeros, torch.ones, torch.emp
 register(rules.Create(), "input *sizes", methods="new_zeros new_ones new_empty")
 register(rules.Full(), "input sizes fill_value", methods="new_full")
 register(rules.Full(), "sizes fill_value", functions=[torch.full])
+register(rules.Drawn(), "input", functions=[torch.randint, torch.randperm, torch.normal])
 register(rules.Constant(), "data", functions=[torch.tensor])
 register(rules.Constant(), "input data", methods="new_tensor")
 register(rules.Range(), "start end=None step=1", functions=[torch.arange])

@@ -46,11 +46,14 @@ from conet_fx.passes.nodes import (
     tensors_of,
 )
 from conet_fx.passes.patches import (
+    drawn_in_python,
     einops_that_takes_proxies,
     followed_autograd_functions,
     functional_that_does_not_dispatch,
     functions_that_take_proxies,
     isinstance_that_sees_values,
+    random_numbers_drawn_anew,
+    random_states,
     variables_that_take_proxies,
 )
 from conet_fx.passes.shapes import RESHAPE_IN_PLACE, Shapes, to_meta
@@ -198,11 +201,13 @@ class Recorder(fx.Tracer):
         """The graph; each node has its value in ``meta["val"]``. Raises :class:`TraceError`."""
         name = type(self.model).__name__
         root = self._copy_on_meta()
+        before = random_states()
         try:
             with (
                 torch.enable_grad(),
                 functions_that_take_proxies(),
                 variables_that_take_proxies(),
+                random_numbers_drawn_anew(self._draw, lambda: self.running),
                 isinstance_that_sees_values(root),
                 self._wrapped_functions(),
                 followed_autograd_functions(),
@@ -211,6 +216,8 @@ class Recorder(fx.Tracer):
                 self._noting_autocast(),
             ):
                 graph = self.trace(root)
+            if not self.opaque and random_states() != before:  # behind the names that were watched
+                raise drawn_in_python(f"the forward of {name}, or what it calls,")
         except TraceError:
             raise
         except Exception as error:
@@ -294,6 +301,14 @@ class Recorder(fx.Tracer):
                 "no state_dict holds them and nothing trains them: make the layer in __init__, and keep it as an "
                 "attribute or in nn.ModuleList or nn.ModuleDict, not in a plain list"
             )
+
+    def _draw(self, function: Callable[..., Any], args: Any, options: Any) -> fx.Proxy:
+        """Record a function that draws random numbers. Those that it draws for its shape are put back."""
+        state = torch.get_rng_state()
+        try:
+            return self.create_proxy("call_function", function, args, options)
+        finally:
+            torch.set_rng_state(state)
 
     def looked_into(self, function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         """What a function returns that is made of others, each of which is recorded; None where that fails."""

@@ -9,10 +9,11 @@ from typing import Any, ClassVar, Literal
 
 import torch
 
-from conet_fx.passes.call import Call, Int, NoRule, Tensor, Value, product
+from conet_fx.passes.call import Call, Int, NoRule, Tensor, Value, dims_in, fixed_like, product
 from conet_fx.passes.depth import Dim, Slot, is_fixed
 from conet_fx.passes.labels import Fields, MarkCall
 from conet_fx.passes.rules.base import NodeKind, Rule
+from conet_fx.passes.rules.keep import Summation
 from conet_fx.passes.rules.pieces import with_dim
 
 
@@ -378,6 +379,17 @@ class Full(Create):
         if isinstance(count := call.operand("fill_value"), Int):
             call.mixes(count.dim)
         return super().depth(call)
+
+
+class Drawn(Summation):
+    """randint, randperm and normal: of the shape of their operands, or of lengths that are numbers."""
+
+    kind: ClassVar[NodeKind] = "single"
+
+    def _on_numbers(self, call: Call) -> Value:
+        if any(not is_fixed(dim) for node in call.node.all_input_nodes for dim in dims_in(call.facts.values[node])):
+            raise NoRule("a length or a bound that is a channel count")
+        return fixed_like(call.node.meta["val"])
 
 
 class Tile(Rule):

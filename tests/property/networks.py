@@ -587,6 +587,11 @@ NUMBERS: dict[str, Callable[[Tensor], Tensor]] = {
     "pow": lambda x: x.pow(2),
     "pow_": lambda x: x.clone().pow_(2),
     "x.add(2)": lambda x: x.add(2.0),
+    # of which every outcome is the same
+    "torch.randint": lambda x: x * torch.randint(2, 3, (1,)),
+    "torch.randperm": lambda x: x + torch.randperm(1),
+    "torch.normal": lambda x: x + torch.normal(0.5, 0.0, (1,)),
+    "torch.normal of x": lambda x: x + torch.normal(x.detach(), 0.0),
 }
 
 
