@@ -6,6 +6,7 @@ results, several inputs, layers made inside ``forward``, checks that ask what a 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -532,6 +533,44 @@ ULTRALYTICS = {
     "yolov8n-cls": lambda: _yolo("yolov8n-cls", "ClassificationModel"),
 }
 
+# --- pytorchcv: the first network of each of its families of convolutional networks --------------------------------
+
+
+def _pytorchcv(name: str) -> Made:
+    from pytorchcv.model_provider import get_model
+
+    dense = name.endswith(("_voc", "_cityscapes", "_celebamaskhq")) and not name.startswith("centernet")
+    module = get_model(name, **({"in_size": (128, 128)} if dense else {}))
+    size = module.in_size if isinstance(module.in_size, tuple) else (module.in_size, module.in_size)
+    channels = next(part.in_channels for part in module.modules() if isinstance(part, nn.Conv2d))
+    return module, torch.randn(1 if max(size) > 320 else 2, channels, *size)
+
+
+_PYTORCHCV = (
+    "alexnet zfnet vgg11 bninception resnet10 preresnet10 resnext14_16x4d seresnet10 sepreresnet10 seresnext50_32x4d "
+    "senet16 resnestabc14 ibn_resnet50 ibnb_resnet50 ibn_resnext50_32x4d ibn_densenet121 airnet50_1x64d_r2 "
+    "airnext50_32x4d_r2 bam_resnet18 cbam_resnet18 resattnet56 sknet50 scnet50 regnetx002 diaresnet10 diapreresnet10 "
+    "pyramidnet101_a360 diracnet18v2 sharesnet18 densenet121 condensenet74_c4_g4 sparsenet121 peleenet wrn50_2 drnc26 "
+    "dpn68 darknet_ref darknet53 channelnet revnet38 irevnet301 bagnet9 dla34 msdnet22 fishnet99 espnetv2_wd2 "
+    "dicenet_wd5 hrnet_w18_small_v1 vovnet27s selecsls42 hardnet39ds xdensenet121_2 squeezenet_v1_0 sqnxt23_w1 "
+    "shufflenet_g1_w1 shufflenetv2_wd2 shufflenetv2b_wd2 menet108_8x1_g3 mobilenet_w1 mobilenetb_w1 fdmobilenet_w1 "
+    "mobilenetv2_w1 mobilenetv3_small_w7d20 igcv3_w1 ghostnet mnasnet_b1 darts proxylessnas_cpu fbnet_cb xception "
+    "inceptionv3 inceptionv4 inceptionresnetv1 inceptionresnetv2 polynet nasnet_4a1056 pnasnet5large spnasnet "
+    "efficientnet_b0 efficientnet_edge_small_b mixnet_s nin_cifar10 resnet20_cifar10 preresnet20_cifar10 "
+    "resnext20_16x4d_cifar10 seresnet20_cifar10 sepreresnet20_cifar10 pyramidnet110_a48_cifar10 "
+    "densenet40_k12_cifar10 xdensenet40_2_k24_bc_cifar10 wrn16_10_cifar10 wrn20_10_1bit_cifar10 ror3_56_cifar10 "
+    "rir_cifar10 msdnet22_cifar10 resdropresnet20_cifar10 shakeshakeresnet20_2x16d_cifar10 shakedropresnet20_cifar10 "
+    "fractalnet_cifar10 diaresnet20_cifar10 diapreresnet20_cifar10 isqrtcovresnet18 resneta10 resnetd50b "
+    "fastseresnet101b octresnet10_ad2 ntsnet_cub fcn8sd_resnetd50b_voc pspnet_resnetd50b_voc deeplabv3_resnetd50b_voc "
+    "icnet_resnetd50b_cityscapes fastscnn_cityscapes cgnet_cityscapes dabnet_cityscapes sinet_cityscapes "
+    "bisenet_resnet18_celebamaskhq danet_resnetd50b_cityscapes fpenet_cityscapes ctxnet_cityscapes lednet_cityscapes "
+    "esnet_cityscapes edanet_cityscapes enet_cityscapes erfnet_cityscapes linknet_cityscapes segnet_cityscapes "
+    "unet_cityscapes sqnet_cityscapes alphapose_fastseresnet101b_coco simplepose_resnet18_coco "
+    "simplepose_mobile_resnet18_coco lwopenpose2d_mobilenet_cmupan_coco ibppose_coco prnet centernet_resnet18_voc "
+    "lffd20x5s320v2_widerface pfpcnet tresnet_m espcnet_cityscapes"
+)
+PYTORCHCV = {name: functools.partial(_pytorchcv, name) for name in _PYTORCHCV.split()}
+
 # in train mode: MONAI's variational encoder writes into what its backward in eval mode needs
 IN_TRAIN_MODE = {"monai/VarAutoEncoder"}
 # in both modes: in eval mode a detector of YOLO decodes its boxes
@@ -544,4 +583,5 @@ LIBRARIES: dict[str, dict[str, Callable[[], Made]]] = {
     "diffusers": DIFFUSERS,
     "torchaudio": TORCHAUDIO,
     "ultralytics": ULTRALYTICS,
+    "pytorchcv": PYTORCHCV,
 }
