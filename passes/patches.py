@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-import random
 import sys
 import types
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import fx, nn
@@ -18,8 +16,6 @@ from torch.autograd.variable import Variable
 from torch.fx.node import map_aggregate
 from torch.utils.checkpoint import CheckpointFunction
 
-from conet_fx.errors import TraceError
-from conet_fx.passes.lines import user_line
 from conet_fx.passes.nodes import leaves
 
 
@@ -103,70 +99,6 @@ def functions_that_take_proxies() -> Iterator[None]:
     finally:
         for name, factory in originals.items():
             setattr(torch, name, factory)
-
-
-@contextlib.contextmanager
-def random_numbers_drawn_anew(record: Callable[..., Any], running: Callable[[], bool]) -> Iterator[None]:
-    """Have what draws random numbers recorded, though nothing in its arguments may come from the graph: a network draws
-    anew each time. Raise :class:`TraceError` where Python draws them, of which a graph would hold one outcome.
-
-    ``record(function, args, options)`` records a call; ``running()`` tells that modules run for their shapes.
-    """
-
-    def recorded(original: Callable[..., Any]) -> Callable[..., Any]:
-        def call(*args: Any, **options: Any) -> Any:
-            if running():
-                return original(*args, **options)
-            if len(args) > 1 and original in (torch.rand, torch.randn) and any(isinstance(n, fx.Proxy) for n in args):
-                args = (args,)
-            return record(original, args, options)
-
-        return call
-
-    def refused(original: Callable[..., Any]) -> Callable[..., Any]:
-        def call(*args: Any, **options: Any) -> Any:
-            if running():
-                return original(*args, **options)
-            raise drawn_in_python(f"{original.__name__} at {user_line()[0]}")
-
-        return call
-
-    places = [(torch, _DRAWS, recorded), (random, _DRAWS_IN_PYTHON, refused), (np.random, _DRAWS_IN_NUMPY, refused)]
-    originals = [(place, name, getattr(place, name)) for place, names, _ in places for name in names]
-    try:
-        for place, names, wrap in places:
-            for name in names:
-                setattr(place, name, wrap(getattr(place, name)))
-        yield
-    finally:
-        for place, name, original in originals:
-            setattr(place, name, original)
-
-
-def drawn_in_python(what: str) -> TraceError:
-    """The error for a model that draws random numbers which its graph would not."""
-    return TraceError(
-        f"{what} draws random numbers in Python, of which a graph would hold one outcome for good. Draw them with "
-        "torch, as a factor in place of a branch (torch.rand, torchvision.ops.StochasticDepth), or analyze the model "
-        "in eval mode"
-    )
-
-
-def random_states() -> tuple[Any, ...]:
-    """Of Python, numpy and torch."""
-    kind, keys, *rest = np.random.get_state()
-    return random.getstate(), kind, np.asarray(keys).tobytes(), *rest, torch.get_rng_state().numpy().tobytes()
-
-
-_DRAWS = ("rand", "randn", "randint", "randperm", "normal", "bernoulli", "rand_like", "randn_like", "randint_like")
-_OWN = getattr(random.random, "__self__", None)  # the generator whose methods are the functions of the module
-_DRAWS_IN_PYTHON = [name for name, value in vars(random).items() if getattr(value, "__self__", None) is _OWN]
-_DRAWS_IN_PYTHON = [name for name in _DRAWS_IN_PYTHON if name not in ("seed", "getstate", "setstate")]
-_DRAWS_IN_NUMPY = (
-    *("beta", "binomial", "choice", "default_rng", "exponential", "gamma", "geometric", "laplace", "lognormal"),
-    *("multinomial", "normal", "permutation", "poisson", "rand", "randint", "randn", "random", "random_sample"),
-    *("shuffle", "standard_normal", "uniform"),
-)
 
 
 @contextlib.contextmanager

@@ -46,16 +46,14 @@ from conet_fx.passes.nodes import (
     tensors_of,
 )
 from conet_fx.passes.patches import (
-    drawn_in_python,
     einops_that_takes_proxies,
     followed_autograd_functions,
     functional_that_does_not_dispatch,
     functions_that_take_proxies,
     isinstance_that_sees_values,
-    random_numbers_drawn_anew,
-    random_states,
     variables_that_take_proxies,
 )
+from conet_fx.passes.randomness import drawn_in_python, put_back, random_numbers_drawn_anew, random_states, same
 from conet_fx.passes.shapes import RESHAPE_IN_PLACE, Shapes, to_meta
 
 # Functions that torch cannot dispatch, or would look into: each is one node of the graph when given a proxy.
@@ -199,9 +197,19 @@ class Recorder(fx.Tracer):
 
     def record(self) -> fx.Graph:
         """The graph; each node has its value in ``meta["val"]``. Raises :class:`TraceError`."""
+        before = random_states()
+        graph = self._record()
+        after = random_states()
+        if not (self.opaque or same(before, after)):  # drawn behind the names that are watched, or by another thread
+            put_back(before)
+            Recorder(self.model, self.call, self.is_leaf, self.flip_mode, self.look_into_wrapped, self.shapes)._record()
+            if same(after, random_states()):  # no other thread draws as much once more
+                raise drawn_in_python(f"the forward of {type(self.model).__name__}, or what it calls,")
+        return graph
+
+    def _record(self) -> fx.Graph:
         name = type(self.model).__name__
         root = self._copy_on_meta()
-        before = random_states()
         try:
             with (
                 torch.enable_grad(),
@@ -216,8 +224,6 @@ class Recorder(fx.Tracer):
                 self._noting_autocast(),
             ):
                 graph = self.trace(root)
-            if not self.opaque and random_states() != before:  # behind the names that were watched
-                raise drawn_in_python(f"the forward of {name}, or what it calls,")
         except TraceError:
             raise
         except Exception as error:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from random import random as hidden
@@ -120,3 +122,28 @@ def test_the_functions_are_put_back() -> None:
     before = torch.rand, random.random, np.random.rand, random.getstate()
     conet_fx.analyze(model_of(FACTORS["rand"]), IMAGE)
     assert (torch.rand, random.random, np.random.rand, random.getstate()) == before
+
+
+def test_other_threads_draw_as_ever() -> None:
+    """They may draw at any moment: a loader that prepares the next batch does."""
+    ended = threading.Event()
+    found: list[Any] = []
+
+    def prepare() -> None:
+        while not ended.is_set():
+            found[:] = random.random(), np.random.rand(), torch.rand(1)
+
+    def draw(x: Tensor, y: Tensor) -> Tensor:
+        time.sleep(0.05)
+        return x + y
+
+    thread = threading.Thread(target=prepare)
+    thread.start()
+    try:
+        plan = conet_fx.analyze(model_of(draw), IMAGE)
+    finally:
+        ended.set()
+        thread.join()
+    assert [group.name for group in plan.free] == ["a"]
+    assert isinstance(found[0], float)
+    assert type(found[2]) is Tensor
