@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
@@ -77,10 +78,15 @@ def describe() -> str:
 
 
 def write_rows(path: Path, rows: Any) -> None:
-    """The rows so far, as JSON with the environment; the file is never left half-written."""
-    new = path.with_name(path.name + ".new")
-    new.write_text(json.dumps({**environment(), "rows": rows}, indent=1) + "\n")
-    new.replace(path)
+    """The rows so far, as JSON with the environment; the file is never left half-written, by any of several threads."""
+    text = json.dumps({**environment(), "rows": rows}, indent=1) + "\n"
+    with _WRITING:
+        new = path.with_name(path.name + ".new")
+        new.write_text(text)
+        new.replace(path)
+
+
+_WRITING = threading.Lock()
 
 
 def work_through(names: Sequence[str], work: Callable[[str], bool], jobs: int) -> None:
