@@ -69,12 +69,12 @@ def run_forward(function: type[torch.autograd.Function], args: tuple[Any, ...]) 
 
 
 def without_insides(module: fx.GraphModule) -> None:
-    """Let the graph hold the calls of functions alone."""
+    """Let the graph hold the calls of functions alone, and what these share with the operators that go."""
     calls = [node for node in module.graph.nodes if isinstance(node.target, Applied)]
     for node in calls:
         node.kwargs = {name: value for name, value in node.kwargs.items() if name != _FOLLOWS}
     for node in reversed(module.graph.nodes):
-        if INSIDE in node.meta:
+        if INSIDE in node.meta and not node.users:
             module.graph.erase_node(node)
     if calls:
         module.recompile()

@@ -165,6 +165,18 @@ def test_a_number_that_a_forward_spells_out_is_frozen() -> None:
     assert "the forward of a torch.autograd.Function spells it out: reshape" in str(plan.group("b").frozen)
 
 
+def test_a_function_of_what_was_made_without_gradients() -> None:
+    """What cuts it off is shared by the function and by operators behind it."""
+
+    def forward(self: Any, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            y = self.a(x)
+        return self.out(Swish.apply(y) + y)
+
+    plan = check_everything(net(forward, a=conv(3, 6), out=conv(6, 5)), IMAGE)
+    assert [group.name for group in plan.free] == ["a"]
+
+
 def test_a_function_that_writes_into_its_input_is_not_followed() -> None:
     model = net(lambda self, x: self.out(self.odd(self.a(x))), a=conv(3, 6), out=conv(6, 5))
     model.odd = net(lambda self, x: Filled.apply(x * 1))
