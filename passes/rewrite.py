@@ -21,7 +21,7 @@ from conet_fx.passes.functions import without_insides
 from conet_fx.passes.info import KEY, annotate
 from conet_fx.passes.inherit import inherit, kept_channels, tensor_path, warn_of_lost_channels
 from conet_fx.passes.islands import Pieces
-from conet_fx.passes.nodes import attribute, copies, memory_format, submodule
+from conet_fx.passes.nodes import attribute, computed_by_hooks, copies, memory_format, submodule
 from conet_fx.passes.nodes import source as line_of
 from conet_fx.passes.numerals import make_plain
 from conet_fx.passes.shapes import undisturbed
@@ -64,7 +64,7 @@ def rewrite(
     olds = {id(tensor): tensor for tensor in (*whole.parameters(), *whole.buffers())}
     real = {id(drafts[key]): _empty_like(drafts[key], old) for key, old in olds.items()}
     if traced.pieces:
-        resized = copy.deepcopy(whole, {key: real[id(drafts[key])] for key in olds})
+        resized = copy.deepcopy(whole, {**computed_by_hooks(whole), **{key: real[id(drafts[key])] for key in olds}})
         for path, layer in facts.layers.items():
             if isinstance(part := attribute(resized, path), nn.Module):
                 _set_attributes(part, layer, size)
@@ -143,7 +143,7 @@ def _materialised(module: fx.GraphModule, real: Mapping[int, torch.Tensor]) -> f
 
 def _try(resized: nn.Module, pieces: Pieces) -> None:
     """Run a module that was traced in pieces: code between the pieces may use their tensors, which no graph shows."""
-    module, values = copy.deepcopy((resized, dict(pieces.call.values)))
+    module, values = copy.deepcopy((resized, dict(pieces.call.values)), computed_by_hooks(resized))
     try:
         with undisturbed(), torch.no_grad():
             module(

@@ -16,6 +16,7 @@ from torch.utils.checkpoint import checkpoint
 import conet_fx
 from conet_fx.errors import ConstraintError, ResizeError, TraceError
 from conet_fx.passes.shapes import Shapes
+from conet_fx.probe import probed_layers
 from tests.passes.battery import check_everything, gradients, outputs
 from tests.passes.cases import conv, net
 from tests.passes.test_trace import Double
@@ -99,6 +100,18 @@ def test_a_root_that_cannot_be_traced_is_traced_in_pieces() -> None:
     smaller(IMAGE).sum().backward()
     assert all(p.grad is not None for p in smaller.parameters())
     assert model.body[0].out_channels == 6
+
+
+def test_pieces_with_weights_that_hooks_compute() -> None:
+    with pytest.warns(FutureWarning):
+        parts = nn.utils.weight_norm(conv(3, 8, 3)), nn.ReLU(), nn.utils.weight_norm(conv(8, 6)), nn.ReLU(), conv(6, 4)
+    model = net(lambda self, x: keeps_going(self.inner(x)), inner=nn.Sequential(*parts))
+    plan = conet_fx.analyze(model, IMAGE)
+    assert plan.trace.pieces is not None
+    assert {group.name for group in plan.free} == {"inner.0", "inner.2"}
+    resized = plan.resize({"inner.0": 5, "inner.2": 3}, init="inherit")
+    resized(IMAGE)
+    assert probed_layers(resized)["inner.0"].weight.shape == (5, 3, 3, 3)
 
 
 def test_pieces_inherit_weights() -> None:
