@@ -107,10 +107,10 @@ def variables_that_take_proxies() -> Iterator[None]:
     meta = type(Variable)
 
     def call(cls: type, *args: Any, **kwargs: Any) -> Any:
-        data, asked = (*args, kwargs.get("data"))[0], (*args, kwargs.get("requires_grad"))[1:2]
-        if not isinstance(data, fx.Proxy):
+        given = {**dict(zip(("data", "requires_grad"), args, strict=False)), **kwargs}
+        if not isinstance(data := given.get("data"), fx.Proxy):
             return type.__call__(cls, *args, **kwargs)
-        return data.detach().requires_grad_(*asked) if any(asked) else data.detach()
+        return data.detach().requires_grad_(True) if given.get("requires_grad") else data.detach()
 
     meta.__call__ = call  # type: ignore[assignment]
     try:

@@ -384,6 +384,7 @@ def variables() -> nn.Module:
     def forward(self, x: Tensor) -> Tensor:
         y = Variable(self.a(Variable(data=x)))
         ones = Variable(torch.ones_like(y), requires_grad=True)
-        return self.out(self.b(y * Variable(ones, requires_grad=True)) + Variable(y, True))
+        y = Variable(data=y, requires_grad=True) * Variable(ones, requires_grad=True)
+        return self.out(self.b(y) + Variable(y, True))
 
     return net(forward, a=conv(3, 6), b=conv(6, 6), out=conv(6, 5))
