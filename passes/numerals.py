@@ -74,5 +74,5 @@ def make_plain(module: nn.Module) -> None:
     for part in module.modules():
         attributes = vars(part)
         for name, value in attributes.items():
-            if (new := plain(value)) is not value and not isinstance(value, np.ndarray):
-                attributes[name] = new
+            if not isinstance(value, np.ndarray):
+                attributes[name] = plain(value)

@@ -310,7 +310,10 @@ class Parameter(Rule):
 
 def _is_kernel(call: Call) -> bool:
     """True for the weight of a convolution with a forward of its own, and for what it is computed from."""
-    owner, _, name = call.path.partition(".parametrizations.")[0].rpartition(".")
+    owner, _, computed = call.path.partition(".parametrizations.")
+    name = computed.partition(".")[0]
+    if not computed:
+        owner, _, name = call.path.rpartition(".")
     modules = call.node.meta.get("nn_module_stack", {}).values()
     return name in _KERNELS and any(
         path == owner and isinstance(cls, type) and issubclass(cls, _ConvNd) for path, cls in modules
@@ -519,11 +522,9 @@ def _owns(call: Call, read: Dim, x: Dim, out: Dim, *, transposed: bool = False, 
     a slice of that axis (octave convolutions give several slices of one weight to several operators).
     """
     facts, read = call.facts, call.depths.resolve(read)
-    parameters = _parameters_of(call)
-    axes = [(node, layer, role, dim) for node, layer in parameters for role, dim in layer.dims.items()]
+    axes = ((node, layer, role, dim) for node, layer in _parameters_of(call) for role, dim in layer.dims.items())
     whole = (axis for axis in axes if call.depths.resolve(axis[-1]) == read)
-    sliced = (axis for axis in axes if _runs_in(read, call.depths.resolve(axis[-1])))
-    node, layer, role, dim = next(itertools.chain(whole, sliced), (None, None, "", ()))
+    node, layer, role, dim = next(itertools.chain(whole, _sliced(call, read)), (None, None, "", ()))
     if node is None or layer is None:
         call.mixes(read)  # nothing is there to be set to zero for a new channel
         return None
@@ -544,9 +545,23 @@ def _owns(call: Call, read: Dim, x: Dim, out: Dim, *, transposed: bool = False, 
     return path
 
 
-def _runs_in(part: Dim, dim: Dim) -> bool:
-    """True where some channels of ``part`` may change, and all of them stand one after the other in ``dim``."""
-    return not is_fixed(part) and any(dim[i : i + len(part)] == part for i in range(len(dim)))
+def _sliced(call: Call, read: Dim) -> Iterator[tuple[fx.Node, Layer, str, Dim]]:
+    """The axes along which the channels ``read`` stand one after the other in the parameter that the weight is a slice
+    of; none where the weight is computed from several tensors.
+    """
+    node = call.raw("weight")
+    while node.op != "get_attr":
+        operands = [operand for operand in node.all_input_nodes if isinstance(operand.meta.get("val"), torch.Tensor)]
+        if len(operands) != 1:
+            return
+        (node,) = operands
+    layer = call.facts.layers.get(str(node.target))
+    if layer is None or layer.kind != "parameter":
+        return
+    for role, dim in layer.dims.items():
+        parts = call.depths.resolve(dim)
+        if not is_fixed(read) and any(parts[i : i + len(read)] == read for i in range(len(parts))):
+            yield node, layer, role, dim
 
 
 def _parameters_of(call: Call) -> Iterator[tuple[fx.Node, Layer]]:
