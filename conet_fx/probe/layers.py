@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -44,10 +44,13 @@ def probed_layers(model: nn.Module, *, linear: bool = False) -> dict[str, Probed
     }
     if isinstance(model, fx.GraphModule):
         weights: dict[str, Weight] = model.meta.get(KEY, {}).get("weights", {})
-        nodes = {node.name: node for node in model.graph.nodes} if weights else {}
+        order = {node: place for place, node in enumerate(model.graph.nodes)} if weights else {}
+        nodes = {node.name: node for node in order}
         for path, weight in weights.items():
             if path not in found and (linear or not weight.linear) and weight.node in nodes:
-                found.update((path, layer) for layer in _of_node(model, nodes[weight.node], weight.transposed))
+                program = sorted(_steps(nodes[weight.node]), key=order.__getitem__)
+                if not any(step.op == "placeholder" for step in program):
+                    found[path] = _of_program(model, program, weight.transposed)
     return found
 
 
@@ -56,21 +59,22 @@ def _of_module(module: nn.Module) -> ProbedLayer:
     return ProbedLayer(lambda: module.weight, transposed, tuple(module.parameters()))  # type: ignore[arg-type,return-value]
 
 
-def _of_node(model: fx.GraphModule, node: fx.Node, transposed: bool) -> Iterator[ProbedLayer]:
-    """The layer whose weight a node computes; none where it computes it from the input."""
-    order = {each: place for place, each in enumerate(model.graph.nodes)}
+def _steps(node: fx.Node) -> set[fx.Node]:
+    """A node and all that it is computed from."""
     steps = {node}
     ahead = [node]
     for step in ahead:
         new = set(step.all_input_nodes) - steps
         steps |= new
         ahead += new
-    if any(step.op == "placeholder" for step in steps):
-        return
-    program = sorted(steps, key=order.__getitem__)
+    return steps
+
+
+def _of_program(model: fx.GraphModule, program: list[fx.Node], transposed: bool) -> ProbedLayer:
+    """The layer whose weight the last of these nodes is."""
     tensors = [attribute(model, str(step.target)) for step in program if step.op == "get_attr"]
     parameters = tuple(tensor for tensor in tensors if isinstance(tensor, nn.Parameter))
-    yield ProbedLayer(lambda: _Weights(model).compute(program), transposed, parameters)
+    return ProbedLayer(lambda: _Weights(model).compute(program), transposed, parameters)
 
 
 class _Weights(fx.Interpreter):

@@ -97,12 +97,12 @@ def _describe_tensors(root: nn.Module) -> tuple[dict[str, TensorSpec], dict[str,
 def _describe_node(node: Node, known: Mapping[str, Callable[..., Any]]) -> NodeSpec:
     target, args, kwargs = without_classes(node.target, node.args, node.kwargs)
     if callable(target):
-        name = name_in(known, target)
         if isinstance(target, Applied):
             raise RecipeError(
                 f"node {node.name!r} calls {qualified_name(target)}, a torch.autograd.Function, which no recipe can "
                 "hold: keep state_dict() and the sizes, and rebuild with analyze(model, inputs).resize(sizes)"
             )
+        name = name_in(known, target)
         if name is None:
             raise RecipeError(
                 f"node {node.name!r} calls {qualified_name(target)}, which is not among the functions that a "

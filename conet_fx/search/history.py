@@ -47,8 +47,9 @@ class Epoch:
 class GroupTrial:
     """What a trial said of one channel group, and what was decided.
 
-    ``ranks`` has the mean rank of the group for each epoch; ``slope`` and ``condition`` are S and kappa of the paper
-    (Eq. 2, 3); ``phi`` is the scale factor after the decision; ``reason`` says in words which threshold acted.
+    ``ranks`` has the mean rank of the group for each epoch, or nothing where no layer of it is measured; ``slope`` and
+    ``condition`` are S and kappa of the paper (Eq. 2, 3); ``phi`` is the scale factor after the decision; ``reason``
+    says in words which threshold acted.
     """
 
     size: int
@@ -76,7 +77,7 @@ class Trial:
     @property
     def without_rank(self) -> list[str]:
         """The groups in which the probe found no rank after any epoch: a slope of 0 tells nothing of their size."""
-        return [name for name, group in self.groups.items() if not any(group.ranks)]
+        return [name for name, group in self.groups.items() if group.ranks and not any(group.ranks)]
 
     def to_json(self) -> str:
         """One line of ``history.jsonl``; it ends in its own checksum."""

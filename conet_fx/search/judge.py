@@ -31,7 +31,7 @@ def judge(
 ) -> tuple[GroupState, GroupTrial]:
     """What to do with ``group`` after a trial (paper Algorithm 2), and the record of it."""
     if not _members(group, epochs[-1].layers):
-        return state, _unmeasured(state, epochs)
+        return dataclasses.replace(state, last_action="stop", stopped=True), _unmeasured(state)
     members = (group.writers, group.whole_readers)
     ranks = tuple(group_rank(*members, epoch.layers) for epoch in epochs)
     slope, condition = rank_slope(ranks), group_condition(*members, epochs[-1].layers)
@@ -58,10 +58,10 @@ def _members(group: ChannelGroup, measured: Container[str]) -> list[str]:
     return [path for path in (*group.writers, *group.whole_readers) if path in measured]
 
 
-def _unmeasured(state: GroupState, epochs: Sequence[Epoch]) -> GroupTrial:
+def _unmeasured(state: GroupState) -> GroupTrial:
     return GroupTrial(
         size=state.size,
-        ranks=(0.0,) * len(epochs),
+        ranks=(),
         slope=0.0,
         condition=0.0,
         action="stop",

@@ -47,7 +47,8 @@ class Task:
         plan = analyze(model, example_inputs, **options)
         if not plan.free:
             raise SearchError(f"there is nothing to resize: {plan.explain()}")
-        measured = frozenset(probed_layers(plan.trace.graph_module, linear=config.resize_linear))
+        whole = plan.trace.pieces.model if plan.trace.pieces else plan.trace.graph_module
+        measured = frozenset(probed_layers(whole, linear=config.resize_linear))
         if not any(path in measured for group in plan.free for path in (*group.writers, *group.whole_readers)):
             raise SearchError(f"the probe measures no layer of any group that may change: {plan.explain()}")
         if hooks.loss_fn is None and hooks.train_epoch is None:

@@ -238,7 +238,8 @@ def _out_of_memory(error: BaseException, where: str, candidate: fx.GraphModule, 
     peak = ""
     if fabric.device.type == "cuda":
         peak = f" (peak {torch.cuda.max_memory_allocated(fabric.device) / 2**30:.1f} GiB)"
-    widths = {path: layer.parameters[0].shape[0] for path, layer in probed_layers(candidate).items()}
+    layers = probed_layers(candidate).items()
+    widths = {path: layer.parameters[0].shape[0] for path, layer in layers if layer.parameters}
     largest = ", ".join(f"{path} {width}" for path, width in sorted(widths.items(), key=lambda item: -item[1])[:5])
     return SearchError(
         f"out of memory in {where}{peak}: the candidate has {params:,} parameters, its widest layers are {largest}. "

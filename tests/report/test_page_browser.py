@@ -374,6 +374,21 @@ def test_numbers_that_are_none(browser: Page, run: Run, tmp_path: Path) -> None:
     assert marks(browser, "#epochs .line") == 2 * 8 - 2
 
 
+def test_a_group_of_which_nothing_is_measured(browser: Page, run: Run, tmp_path: Path) -> None:
+    name = next(iter(run.trials[0].groups))
+    trials = [
+        dataclasses.replace(
+            trial,
+            groups={
+                **trial.groups,
+                name: dataclasses.replace(trial.groups[name], ranks=(), slope=0.0, condition=0.0, action="stop"),
+            },
+        )
+        for trial in run.trials
+    ]
+    show(browser, dataclasses.replace(run, trials=trials), tmp_path)
+
+
 def test_no_name_becomes_markup(browser: Page, tmp_path: Path) -> None:
     evil = "</script></title><img src=x onerror=window.hacked=1><b id=hacked>&amp;"
     run = synthetic_run({evil: (evil, "b"), "ok": ("ok",)}, (64, 64), trials=2, model=evil, data=evil)
