@@ -225,11 +225,13 @@ class Depths:
             for part in parts:
                 if isinstance(part, Slot):
                     self._limit(part.depth, self.size((part,)) // q)
-        elif self.size(dim) % q == 0 and not any(isinstance(part, int) for part in parts):
+        elif self.size(dim) % q:
+            self.freeze(dim, f"{self.size(dim)} channels are no multiple of {q}: {why}")
+        elif any(isinstance(part, int) for part in parts):
+            self.freeze(dim, _beside_fixed(why))
+        else:
             self.proportion([dim], why)
             self._limit(self.roots(dim)[0], self.size(dim) // q)
-        else:
-            self.freeze(dim, why)
 
     def scale(self, dim: Dim, factor: Number, why: str) -> Dim:
         """``dim`` with every part ``factor`` times as long, for instance ``1 / 4`` under a pixel shuffle by 2."""
@@ -255,7 +257,7 @@ class Depths:
                 if start < offset < start + length:
                     cut = self._cut_part(part, offset - start)
                     if cut is None:
-                        self.proportion([dim], why)
+                        self.proportion([dim], _beside_fixed(why))
                         return [self._proportional(dim, b - a) for a, b in itertools.pairwise(bounds)]
                     dim = (*dim[:index], *cut, *dim[index + 1 :])
                     break
@@ -267,17 +269,17 @@ class Depths:
         dim = self.resolve(dim)
         size = self.size(dim)
         if size % count:
-            self.freeze(dim, f"{why}: {size} channels in {count} unequal pieces")
+            self.freeze(dim, f"{size} channels are cut in {count} unequal pieces: {why}")
             length = -(-size // count)
             return [(min(length, size - start),) for start in range(0, size, length)]
         ends = {self.size(dim[:i]) for i in range(len(dim) + 1)}
         if all(i * size // count in ends for i in range(count)):
             cuts = self.cut(dim, [i * size // count for i in range(1, count)], why)
             for piece in cuts[1:]:
-                self.tie(cuts[0], piece, why)
+                self.tie(cuts[0], piece, _beside_fixed(why))
             return cuts
         if len(dim) > 1 and not all(isinstance(p, Slot) and p.repeat % count == 0 for p in dim):
-            self.proportion([dim], why)
+            self.proportion([dim], _beside_fixed(why))
             return [self._proportional(dim, size // count)] * count
         return [self.scale(dim, Fraction(1, count), why)] * count
 
@@ -382,6 +384,11 @@ class Depths:
         depth = slots[0].depth
         self._limit(depth, size)
         return (Slot(depth, Fraction(size, self._size[depth])),)
+
+
+def _beside_fixed(why: str) -> str:
+    """Why depths stay that could only change in proportion with channels that cannot."""
+    return f"is divided together with channels of a fixed number: {why}"
 
 
 def _times(dim: Dim, factor: Number) -> Dim:

@@ -562,6 +562,6 @@ def _refactor(call: Call, dim: Dim, outer_in: int, inner_in: int, outer_out: int
     elif outer_in % outer_out == 0:
         dim = dim * (outer_in // outer_out)
     else:
-        depths.proportion([dim], call.why)
+        depths.proportion([dim], f"is reshaped together with channels of a fixed number: {call.why}")
         return depths.scale(dim, Fraction(outer_in * inner_in, outer_out * inner_out), call.why)
     return depths.scale(dim, Fraction(inner_in, inner_out), call.why)

@@ -248,7 +248,7 @@ def _cut(call: Call, dim: Dim, lengths: list[int], given: list[tuple[Value, int,
     )
     offsets = [sum(lengths[: i + 1]) for i in range(len(lengths) - 1)]
     if not elsewhere and not set(offsets) <= {call.size(dim[:i]) for i in range(len(dim) + 1)}:
-        call.depths.proportion([dim], call.why)
+        call.depths.proportion([dim], f"is cut in proportion together with channels of a fixed number: {call.why}")
         return [call.depths.scale(dim, Fraction(n, total), call.why) if n else () for n in lengths]
     inner = [o for o in dict.fromkeys(offsets) if 0 < o < total]
     cuts = iter(call.depths.cut(dim, inner, call.why))

@@ -151,7 +151,9 @@ def test_multiple(size: int, q: int, steps: int | None) -> None:
     a = depths.new(size)
     depths.multiple(a, q, "groups")
     root = only_root(depths, a)
-    assert (depths.steps(root) if steps else depths.frozen(root)) == (steps or "groups")
+    assert (depths.steps(root) if steps else depths.frozen(root)) == (
+        steps or "30 channels are no multiple of 4: groups"
+    )
 
 
 def test_multiples_multiply_only_as_far_as_they_must() -> None:
@@ -252,7 +254,7 @@ def test_uneven_pieces_freeze() -> None:
     depths = Depths()
     a = depths.new(10)
     assert depths.pieces(a, 4, "chunk") == [(3,), (3,), (3,), (1,)]
-    assert "10 channels in 4 unequal pieces" in str(depths.frozen(only_root(depths, a)))
+    assert "10 channels are cut in 4 unequal pieces" in str(depths.frozen(only_root(depths, a)))
 
 
 # --- freezing and notes ----------------------------------------------------------------------------------------------
