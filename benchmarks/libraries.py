@@ -542,8 +542,7 @@ def _pytorchcv(name: str) -> Made:
     dense = name.endswith(("_voc", "_cityscapes", "_celebamaskhq")) and not name.startswith("centernet")
     module = get_model(name, **({"in_size": (128, 128)} if dense else {}))
     size = module.in_size if isinstance(module.in_size, tuple) else (module.in_size, module.in_size)
-    channels = next(part.in_channels for part in module.modules() if isinstance(part, nn.Conv2d))
-    return module, torch.randn(1 if max(size) > 320 else 2, channels, *size)
+    return module, torch.randn(1 if max(size) > 320 else 2, 3, *size)
 
 
 _PYTORCHCV = (
