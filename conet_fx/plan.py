@@ -61,10 +61,11 @@ def analyze(
 ) -> ChannelPlan:
     """Trace ``model`` and find its channel groups. The model, its mode and the random state stay as they are.
 
-    ``example_inputs``: a tensor, a tuple of positional or a dict of keyword inputs; only shapes and types matter.
-    ``tie_concat``: the parts of a concatenation that meets one depth keep their proportion. ``strict``: raise at an
-    operator that is not in the table instead of freezing what it touches. ``resize_linear``: what only linear layers
-    write may change too.
+    ``example_inputs``: a tensor, a tuple of positional or a dict of keyword inputs; of tensors only shapes and types
+    matter. Arguments without a tensor (``return_dict=False``) are fixed: a resized network is called as the model is,
+    and refuses other values of them. ``tie_concat``: the parts of a concatenation that meets one depth keep their
+    proportion. ``strict``: raise at an operator that is not in the table instead of freezing what it touches.
+    ``resize_linear``: what only linear layers write may change too.
 
     Raises ``TypeError`` or ``ValueError`` for bad arguments, :class:`~conet_fx.errors.TraceError` for a model that
     cannot be traced, :class:`~conet_fx.errors.ConstraintError` with ``strict``.

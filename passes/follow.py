@@ -184,7 +184,7 @@ class _Counterparts(Shapes):
         if ours.op != theirs.op or target != theirs.target:
             raise _Differs
         if ours.op == "placeholder":
-            self._values[theirs] = self._call.values[str(target)]
+            self._values[theirs] = self._call[str(target)]
         found = list(self._numbers((arguments, keywords), (theirs.args, dict(theirs.kwargs))))
         name = getattr(target, "__name__", str(target))
         if ours.op == "get_attr" and isinstance(tensor := attribute(root, str(target)), torch.Tensor):

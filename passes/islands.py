@@ -84,7 +84,8 @@ def find(model: nn.Module, call: Arguments, is_leaf: Callable[[Any], bool], reas
             if sum(way[0] == seen.path for way in done) >= _MOST_WAYS:
                 return None
             try:
-                done[seen.way] = found = recorded(module, Arguments.bind(module, seen.args, seen.kwargs), is_leaf)
+                bound = Arguments.bind(module, seen.args, seen.kwargs).tensors_only()
+                done[seen.way] = found = recorded(module, bound, is_leaf)
             except (TraceError, TypeError) as error:
                 done[seen.way] = None
                 opaque[seen.path] = str(error)

@@ -106,6 +106,14 @@ class Proxy(fx.Proxy):
             return (*other, *self)
         return super().__radd__(other)  # type: ignore[misc]
 
+    def __eq__(self, other: Any) -> Any:
+        return self.node.meta["val"] is None if other is None else super().__eq__(other)
+
+    def __ne__(self, other: Any) -> Any:
+        return self.node.meta["val"] is not None if other is None else super().__ne__(other)
+
+    __hash__ = fx.Proxy.__hash__
+
     def __setitem__(self, index: Any, value: Any) -> None:
         self.tracer.create_proxy("call_function", operator.setitem, (self, index, value), {})
 
@@ -241,17 +249,45 @@ class Recorder(fx.Tracer):
     def create_args_for_root(
         self, root_fn: Callable[..., Any], is_module: bool, concrete_args: Any = None
     ) -> tuple[Callable[..., Any], list[Any]]:
-        """Only tensors of the example become placeholders; other arguments are fixed at what the example gives."""
-        given = {
-            name: self.create_proxy("placeholder", name, (), {}) if name in self.call.inputs else value
-            for name, value in self.call.values.items()
-        }
+        """Arguments of the example become placeholders. Those without a tensor are fixed at what the example gives: the
+        forward is given the value itself, and the graph checks what it is called with.
+        """
+        proxies = self._placeholders()
+        given = {name: proxies[name] if name in self.call.inputs else a for name, a in self.call.values.items()}
 
         def call(root: nn.Module) -> Any:
             positional = [given[name] for name in self.call.positional]
             return root_fn(root, *positional, **{name: given[name] for name in self.call.keywords})
 
         return call, [self.root]
+
+    def _placeholders(self) -> dict[str, fx.Proxy]:
+        """The arguments of the graph, and checks of those that are fixed."""
+        names, fixed = self.call.declared, self.call.fixed
+        defaults: dict[str, Any] = {}
+        for name in names:
+            if name in fixed:
+                defaults[name] = fixed[name]
+            elif defaults and name in self.call.defaults:  # what stands before it may be left out
+                defaults[name] = None
+            else:
+                defaults.clear()
+        proxies = {
+            name: self.create_proxy("placeholder", name, (defaults[name],) if name in defaults else (), {})
+            for name in names
+        }
+        for name, proxy in proxies.items():
+            if name in fixed:
+                text = f"{name} was {fixed[name]!r} when this graph was traced, and can be nothing else"
+                self._check(operator.eq, proxy, fixed[name], text)
+            elif name in defaults:
+                self._check(operator.ne, proxy, None, f"{name} was a tensor when this graph was traced: give one")
+        return proxies
+
+    def _check(self, compare: Callable[..., Any], proxy: fx.Proxy, value: Any, text: str) -> None:
+        """Record an assertion about an argument."""
+        holds = self.create_proxy("call_function", compare, (proxy, value), {})
+        self.create_proxy("call_function", torch._assert, (holds, text), {})
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         if isinstance(m, _COMPOSITE):
@@ -432,7 +468,7 @@ class Recorder(fx.Tracer):
     def _run(self, node: fx.Node) -> Any:
         """The value of a node that was just recorded."""
         if node.op == "placeholder":
-            return map_aggregate(self.call.values[str(node.target)], to_meta)
+            return map_aggregate(self.call[str(node.target)], to_meta)
         if node.op == "call_method" and node.target in RESHAPE_IN_PLACE:
             self._instead[node.args[0]] = node  # type: ignore[index]
         self.running = True

@@ -62,7 +62,9 @@ def trace(
 ) -> Trace:
     """Trace ``model`` on ``example_inputs`` (a tensor, a tuple of positional or a mapping of keyword inputs).
 
-    Arguments of ``forward`` that the example leaves out keep their defaults and are not inputs of the graph.
+    The graph is called as the model is. An argument without a tensor is fixed at what the example gives: it is the
+    default there, and another value fails an assertion (an object that no code can hold is no argument of the graph).
+    Arguments that the example leaves out keep their defaults; those before a tensor that it gives are checked likewise.
     ``is_leaf`` says of a function or a class of modules that a graph is to hold it as one call. Where the model cannot
     be traced as a whole, the largest submodules that can are traced (``in_pieces=False``: never); for that the model
     runs once on the example.

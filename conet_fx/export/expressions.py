@@ -61,6 +61,7 @@ UNARY: Mapping[Any, tuple[str, int]] = {
     operator.invert: ("~", _UNARY),
     operator.not_: ("not ", _NOT),
 }
+_IS: Mapping[Any, str] = {operator.eq: "is", operator.ne: "is not"}
 IN_PLACE: Mapping[Any, str] = {
     operator.iadd: "+=",
     operator.isub: "-=",
@@ -182,6 +183,8 @@ def call(node: Node, of_node: Callable[[Node], Text], imports: Imports) -> Text:
         return Text(f"{text(args[0], ATOM)}.{args[1]}")
     if not kwargs and target is operator.getitem:
         return Text(f"{text(args[0], ATOM)}[{index(args[1], of_node)}]")
+    if target in _IS and args[1] is None:
+        return Text(f"{text(args[0], _COMPARE + 1)} {_IS[target]} None", _COMPARE)
     if not kwargs and target in BINARY and len(args) == 2:
         sign, binds = BINARY[target]
         chains = binds not in (_COMPARE, _POWER)  # a < b < c and a ** b ** c mean something else

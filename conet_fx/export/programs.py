@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
 from conet_fx.errors import ExportError
 from conet_fx.passes.inputs import Arguments, Inputs
+from conet_fx.passes.rewrite import copied as copied_graph
 from conet_fx.passes.shapes import undisturbed
 
 TOLERANCE = 1e-5  # of outputs, relative to the largest number in one
@@ -102,6 +103,8 @@ def _session(path: Path) -> Callable[[Sequence[Tensor]], list[Tensor]]:
 def _program(module: nn.Module, call: Call, dynamic_batch: bool) -> Any:
     """The module as torch.export records it."""
     _check_runs(module, call)
+    module = _without_what_is_left_out(module, call)
+    module = _without_what_is_left_out(module, call)
     args, kwargs = _twice(call) if dynamic_batch and _batch(call) == 1 else call  # 1 would be taken for a constant
     shapes = _dynamic_shapes(module, (args, kwargs)) if dynamic_batch else None
     try:
@@ -116,6 +119,24 @@ def _program(module: nn.Module, call: Call, dynamic_batch: bool) -> Any:
             )
         what = " with a batch of any size" if dynamic_batch else ""
         raise ExportError(f"torch.export cannot export {_name(module)}{what} ({_brief(error)}): {way_out}") from error
+
+
+def _without_what_is_left_out(module: nn.Module, call: Call) -> nn.Module:
+    """The graph without the arguments that the call leaves to their defaults, and without what checks them: to those
+    torch.export would give what the call gives by name.
+    """
+    if not isinstance(module, fx.GraphModule):
+        return module
+    args, kwargs = call
+    given = inspect.signature(module.forward).bind(*args, **kwargs).arguments
+    graph = copied_graph(module.graph)
+    for node in graph.find_nodes(op="placeholder"):
+        compared = list(node.users)
+        checks = [check for use in compared for check in use.users]
+        if node.target not in given and all(check.target is torch._assert for check in checks):
+            for use in (*checks, *compared, node):
+                graph.erase_node(use)
+    return fx.GraphModule(module, graph, type(module).__name__)
 
 
 def _check_runs(module: nn.Module, call: Call) -> None:

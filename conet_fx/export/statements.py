@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+import torch
 from torch.fx import Graph, Node
 
 from conet_fx.errors import ExportError
@@ -40,7 +41,8 @@ class Forward:
 
 
 def kinds_of(graph: Graph) -> dict[Node, str]:
-    """``"shape"``, ``"number"`` or ``"item"`` (one of several results) for the nodes that are certain to be one.
+    """``"shape"``, ``"number"``, ``"item"`` (one of several results) or ``"check"`` (of an argument that an assertion
+    compares with what it was when the graph was made) for the nodes that are certain to be one.
 
     Such values never change, so that their expressions may stand where they are used.
     """
@@ -71,6 +73,8 @@ def _kind(node: Node, kinds: Mapping[Node, str]) -> str | None:
             return "item" if _gives_several(base) and not _is_written(node) else None
         case "call_function", function, (Node() as base, slice()) if function is operator.getitem:
             return "shape" if kinds.get(base) == "shape" else None
+        case "call_function", operator.eq | operator.ne, (Node(op="placeholder"), _) if _is_asserted(node):
+            return "check"
         case "call_function", function, args if function in BINARY or function in UNARY:
             return "number" if all(_is_number(argument, kinds) for argument in args) else None
     return None
@@ -78,6 +82,10 @@ def _kind(node: Node, kinds: Mapping[Node, str]) -> str | None:
 
 def _is_number(argument: Any, kinds: Mapping[Node, str]) -> bool:
     return kinds.get(argument) == "number" if isinstance(argument, Node) else isinstance(argument, int | float)
+
+
+def _is_asserted(node: Node) -> bool:
+    return [user.target for user in node.users] == [torch._assert]
 
 
 def _gives_several(node: Node) -> bool:
@@ -176,8 +184,8 @@ class _Writer:
         return self.depths[node] > 0
 
     def _is_computed_once(self, node: Node) -> bool:
-        """Whether the value is a number that is computed from others, and used once."""
-        computed = self.kinds.get(node) == "number" and (node.target in BINARY or node.target in UNARY)
+        """Whether the value is a number or a check that is computed from others, and used once."""
+        computed = self.kinds.get(node) in ("number", "check") and (node.target in BINARY or node.target in UNARY)
         return computed and len(node.users) == 1
 
     def _is_once(self, node: Node) -> bool:

@@ -140,7 +140,7 @@ def _runs(built: GraphModule, call: Arguments) -> bool:
         with undisturbed():
             for node in built.graph.nodes:
                 given = node.op == "placeholder"
-                values[node] = call.values[node.target] if given else shapes.of(node, built, values.__getitem__)
+                values[node] = call[str(node.target)] if given else shapes.of(node, built, values.__getitem__)
     except Exception:  # whatever an operator has against other inputs than those of its user
         return False
     return True

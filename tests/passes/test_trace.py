@@ -278,6 +278,83 @@ def test_defaults_that_the_example_leaves_out_are_no_inputs() -> None:
     same_outputs(traced, model, IMAGE)
 
 
+def scaled(self: Any, x: Tensor, scale: float = 1.0, mask: Tensor | None = None, y: Tensor | None = None) -> Tensor:
+    """A forward with an argument that is no tensor, and two that may be left out."""
+    z = self.a(x) * scale
+    if mask is not None:
+        z = z * mask
+    return z if y is None else z + self.a(y)
+
+
+@pytest.mark.parametrize(
+    ("example", "signature", "calls", "refused"),
+    [
+        (
+            (IMAGE, 0.5),
+            "(x, scale=0.5)",
+            [((IMAGE, 0.5), {}), ((IMAGE,), {"scale": 0.5})],
+            [((IMAGE, 0.25), {}, "scale was 0.5")],
+        ),
+        (
+            {"x": IMAGE, "y": -IMAGE},
+            "(x, scale=1.0, mask=None, y=None)",
+            [((IMAGE,), {"y": -IMAGE}), ((IMAGE, 1.0, None, -IMAGE), {}), ((), {"y": IMAGE, "x": IMAGE, "mask": None})],
+            [
+                ((IMAGE,), {}, "y was a tensor"),
+                ((IMAGE, 1.0, IMAGE[:1, :1, :1, :1], IMAGE), {}, "mask was None"),
+                ((IMAGE,), {"scale": 2, "y": IMAGE}, "scale was 1.0"),
+            ],
+        ),
+        (
+            {"x": IMAGE, "scale": 2, "mask": IMAGE[:, :1]},
+            "(x, scale=2, mask=None)",
+            [((IMAGE, 2, IMAGE[:, 1:2]), {}), ((IMAGE,), {"scale": 2.0, "mask": IMAGE[:, :1]})],
+            [((IMAGE, None, IMAGE[:, :1]), {}, "scale was 2")],
+        ),
+    ],
+)
+def test_the_graph_is_called_as_the_model_is(example: Any, signature: str, calls: Any, refused: Any) -> None:
+    model = net(scaled, a=conv(3, 4))
+    traced = trace(model, example)
+    for graph in (traced.graph_module, trace(traced.graph_module, example).graph_module):
+        assert str(inspect.signature(graph.forward)).replace(" -> torch.Tensor", "") == signature
+        for args, kwargs in calls:
+            assert torch.equal(graph(*args, **kwargs), model(*args, **kwargs))
+        for args, kwargs, text in refused:
+            with pytest.raises(AssertionError, match=text):
+                graph(*args, **kwargs)
+
+
+def test_what_has_no_default_has_none_in_the_graph() -> None:
+    def forward(self: Any, x: Tensor, flip: bool, y: Tensor, *, sizes: list[int], kind: torch.dtype) -> Tensor:
+        z = self.a(x) + F.interpolate(self.a(y), sizes).to(kind)
+        return z.flip(1) if flip else z
+
+    model = net(forward, a=conv(3, 4))
+    call: dict[str, Any] = {"x": IMAGE, "flip": True, "y": IMAGE, "sizes": [8, 8], "kind": torch.float32}
+    graph = trace(model, call).graph_module
+    assert str(inspect.signature(graph.forward)).startswith("(x, flip, y, sizes=[8, 8], kind=torch.float32)")
+    assert torch.equal(graph(**call), model(**call))
+    assert torch.equal(graph(IMAGE, True, IMAGE), model(**call))
+    with pytest.raises(TypeError, match="'y'"):
+        graph(IMAGE, True)
+    for wrong in ({"flip": False}, {"sizes": [4, 4]}, {"kind": torch.float64}):
+        with pytest.raises(AssertionError, match=f"{next(iter(wrong))} was"):
+            graph(**{**call, **wrong})
+
+
+@pytest.mark.parametrize("value", [float("nan"), object(), [object()], {1: 2}, 1 + 2j], ids=lambda v: type(v).__name__)
+def test_an_argument_that_code_cannot_hold_is_fixed_and_no_argument_of_the_graph(value: Any) -> None:
+    def forward(self: Any, x: Tensor, value: Any) -> Tensor:
+        return self.a(x)
+
+    model = net(forward, a=conv(3, 4))
+    graph = trace(model, (IMAGE, value)).graph_module
+    assert torch.equal(graph(IMAGE), model(IMAGE, value))
+    with pytest.raises(TypeError):
+        graph(IMAGE, value)
+
+
 def test_variable_number_of_inputs() -> None:
     def forward(self: Any, *images: Tensor) -> Tensor:
         return torch.cat([self.a(image) for image in images], 1)
