@@ -48,13 +48,14 @@ class Layout:
     """How a parameter or buffer is laid out: the dim along each axis, and the role of that axis ("" for none).
 
     ``blocks`` is the number of groups of a grouped convolution: the axes "in" and "out" of its weight are cut into as
-    many blocks, and the second of them holds one block only.
+    many blocks, and the second of them holds one block only. ``zeros``: inherited with zeros for new channels.
     """
 
     name: str
     dims: tuple[Dim, ...]
     roles: tuple[str, ...]
     blocks: int = 1
+    zeros: bool = False
 
 
 @dataclasses.dataclass

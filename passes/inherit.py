@@ -132,7 +132,7 @@ def origins(source: nn.Module, facts: Facts, kept: Positions) -> Iterator[tuple[
     for (layer, layout), *others in laid_out.values():
         where = [kept.get((layer.path, role)) if role else None for role in layout.roles]
         reads = [
-            any((x.path, y.roles[axis]) in facts.reading for x, y in ((layer, layout), *others))
+            any(y.zeros or (x.path, y.roles[axis]) in facts.reading for x, y in ((layer, layout), *others))
             for axis in range(len(layout.roles))
         ]
         path = tensor_path(layer, layout)
@@ -147,7 +147,8 @@ class Origin:
     """Which old position each new one along the axes of a tensor comes from.
 
     ``path``: of the tensor. ``where``: old positions for each axis, -1 where a channel is new; None for an axis that
-    stays. ``reads``: the axes along which a weight is summed with its input. ``blocks``: as in a ``Layout``.
+    stays. ``reads``: the axes along which a weight is summed with its input, so that zeros make nothing of a new one.
+    ``blocks``: as in a ``Layout``.
     """
 
     path: str

@@ -161,6 +161,22 @@ def is_parametrized(module: nn.Module) -> bool:
     return "parametrizations" in module._modules and parametrize.is_parametrized(module)
 
 
+def weight_of(layer: nn.Module) -> torch.Tensor:
+    """The weight of a layer. A parametrized one is computed where it is read, which in train mode would renew the
+    buffers of a spectral norm: they stay as they are.
+    """
+    parts = list(layer.parametrizations.modules()) if is_parametrized(layer) else []  # type: ignore[union-attr]
+    training = [part for part in parts if part.training]
+    try:
+        for part in training:
+            part.training = False
+        weight: torch.Tensor = layer.weight  # type: ignore[assignment]
+        return weight
+    finally:
+        for part in training:
+            part.training = True
+
+
 def hooks_that_compute(module: nn.Module) -> bool:
     """Whether a tensor of the module is computed by a hook before each call: weight_norm and spectral_norm of
     torch.nn.utils, masks of torch.nn.utils.prune.

@@ -21,6 +21,7 @@ import torch
 import torch.nn.functional as F
 import torchvision.ops
 from torch import fx, nn
+from torch.nn.utils import parametrizations
 
 from conet_fx.passes import rules
 from conet_fx.passes.functions import Applied
@@ -159,6 +160,7 @@ register(rules.Recurrent(), "input state=None", modules=[nn.RNN, nn.GRU, nn.LSTM
 register(rules.Embedding(), modules=[nn.Embedding])
 register(rules.FunctionalEmbedding(), "input weight padding_idx=None max_norm=None", functions=[F.embedding])
 register(rules.WeightNorm(), "v g dim=0", functions=[torch._weight_norm])
+register(rules.SpectralNorm(), modules=[parametrizations._SpectralNorm])
 
 _CONV_ARGUMENTS = "input weight bias=None stride=1 padding=0 dilation=1 groups=1"
 register(rules.FunctionalConvolution(1), _CONV_ARGUMENTS, functions=[F.conv1d])

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import torch
 from torch import fx, nn
+from torch.nn.utils import parametrizations
 
 from conet_fx.errors import ResizeError
 from conet_fx.passes.call import Facts, Layer, Path
@@ -73,6 +74,8 @@ def rewrite(
     _reset(resized, {id(real[id(drafts[key])]): old for key, old in olds.items()})
     if init_fn is not None:
         resized.apply(init_fn)
+    if init == "reset":
+        _renew_singular_vectors(resized)
     if init == "inherit":
         kept = kept_channels(traced, facts, draft)
         warn_of_lost_channels(facts, kept, size)
@@ -229,6 +232,16 @@ def _reset(resized: nn.Module, originals: Mapping[int, torch.Tensor]) -> None:
         reset = getattr(module, "reset_parameters", None) or getattr(module, "_reset_parameters", None)
         if callable(reset) and not isinstance(module, fx.GraphModule):
             reset()
+
+
+@torch.no_grad()
+def _renew_singular_vectors(resized: nn.Module) -> None:
+    """Fit the vectors of spectral norms to the fresh weights, with as many steps as torch takes for a new layer."""
+    for path, module in resized.named_modules():
+        if isinstance(module, parametrizations._SpectralNorm) and "_u" in module._buffers:
+            weight = getattr(resized.get_submodule(path.rpartition(".")[0]), "original", None)
+            if isinstance(weight, torch.Tensor):
+                module._power_method(module._reshape_weight_to_matrix(weight), 15)
 
 
 def _resets_all(module: nn.Module) -> bool:

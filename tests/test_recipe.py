@@ -19,6 +19,7 @@ import torch.nn.functional as F
 import torchvision
 from torch import Tensor, nn
 from torch.fx import GraphModule, symbolic_trace
+from torch.nn.utils.parametrizations import _SpectralNorm as SpectralNorm
 from torch.utils import _pytree as pytree
 
 import conet_fx
@@ -339,6 +340,10 @@ LEAVES: list[tuple[nn.Module, tuple[int, ...]]] = [
     (nn.GRUCell(4, 6), ROW),
     (nn.LSTMCell(4, 6, bias=False), ROW),
     (torchvision.ops.StochasticDepth(0.3, "row"), (2, 3, 4)),
+    (SpectralNorm(torch.rand(4, 6, 3), 2), (4, 6, 3)),
+    (SpectralNorm(torch.rand(4, 6, 3), dim=-1, eps=1e-6), (4, 6, 3)),
+    (SpectralNorm(torch.rand(4, 6), dim=1), (4, 6)),
+    (SpectralNorm(torch.rand(4)), (4,)),
 ]  # fmt: skip
 
 
@@ -712,8 +717,8 @@ def test_padding_that_was_set_later_is_kept(tmp_path: Path) -> None:
 
 def test_what_has_another_way_is_told_it(tmp_path: Path) -> None:
     x = torch.rand(1, 3, 4, 4)
-    net = nn.Sequential(nn.utils.parametrizations.spectral_norm(nn.Conv2d(3, 4, 1)), nn.ReLU())
-    reject(trace(net, x).graph_module, "_SpectralNorm, .* remove the parametrizations", tmp_path)
+    net = nn.Sequential(nn.utils.parametrizations.orthogonal(nn.Conv2d(3, 4, 1)), nn.ReLU())
+    reject(trace(net, x).graph_module, "_Orthogonal, .* remove the parametrizations", tmp_path)
 
 
 class OfDict(nn.Module):

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 from torch.fx import Graph
 from torch.nn.modules.conv import _ConvNd
+from torch.nn.utils import parametrizations
 from torchvision.ops import DeformConv2d
 
 from conet_fx.errors import ExportError
@@ -218,6 +219,8 @@ class Writer:
                 continue
             required = default is _EMPTY
             text = literal(_simple(cls, arguments[name])).text
+            if (cls, name) == (parametrizations._SpectralNorm, "weight_shape"):  # it takes a weight
+                text = f"torch.zeros{text}"
             holes.append(Hole(path, name, text, None if required else literal(default).text, not required))
         dtype = self._dtype(path)
         return Call(f"{function}(", tuple(holes), ")" if dtype is None else f").to({dtype})")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Callable
 from typing import Any
@@ -12,7 +13,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from conet_fx.passes.call import Weight
 from conet_fx.passes.info import KEY
-from conet_fx.passes.nodes import attribute
+from conet_fx.passes.nodes import attribute, weight_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +57,7 @@ def probed_layers(model: nn.Module, *, linear: bool = False) -> dict[str, Probed
 
 def _of_module(module: nn.Module) -> ProbedLayer:
     transposed = isinstance(module, _ConvNd) and module.transposed
-    return ProbedLayer(lambda: module.weight, transposed, tuple(module.parameters()))  # type: ignore[arg-type,return-value]
+    return ProbedLayer(lambda: weight_of(module), transposed, tuple(module.parameters()))
 
 
 def _steps(node: fx.Node) -> set[fx.Node]:
@@ -78,7 +79,9 @@ def _of_program(model: fx.GraphModule, program: list[fx.Node], transposed: bool)
 
 
 class _Weights(fx.Interpreter):
-    """Runs the part of a graph that computes a weight. Buffers stay as they are: spectral norm would renew its own."""
+    """Runs the part of a graph that computes a weight. Buffers stay as they are, also those that spectral norm renews
+    in train mode.
+    """
 
     def __init__(self, model: fx.GraphModule) -> None:
         super().__init__(model, garbage_collect_values=False)
@@ -93,3 +96,8 @@ class _Weights(fx.Interpreter):
     def get_attr(self, target: Any, args: Any, kwargs: Any) -> Any:
         value = super().get_attr(target, args, kwargs)
         return value.clone() if isinstance(value, Tensor) and not isinstance(value, nn.Parameter) else value
+
+    def call_module(self, target: Any, args: Any, kwargs: Any) -> Any:
+        module = copy.copy(self.fetch_attr(target))
+        module.training = False
+        return module(*args, **kwargs)

@@ -54,8 +54,8 @@ def save(
     A module that is no GraphModule (what ``plan.resize`` gives for a detector, which is traced in pieces) is saved
     without a graph: :func:`apply` puts its sizes and weights into the user's class, :func:`load` refuses.
 
-    Not saved, with an error that says what to do instead: data classes in the graph, layers
-    with parametrizations other than ``weight_norm``, modules and functions that the operator table does not know.
+    Not saved, with an error that says what to do instead: data classes in the graph, layers with parametrizations
+    other than ``weight_norm`` and ``spectral_norm``, modules and functions that the operator table does not know.
 
     Args:
         module: for instance the result of ``plan.resize``. It is not changed.

@@ -6,20 +6,21 @@ import inspect
 import itertools
 import warnings
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from keyword import iskeyword
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.fx import Graph, GraphModule, Node
+from torch.nn.utils import parametrizations
 
 from conet_fx.errors import RecipeError
 from conet_fx.passes.nodes import attribute
 from conet_fx.passes.reload import Reload
 from conet_fx.recipe.files import RECIPE, WEIGHTS
 from conet_fx.recipe.names import attributes, classes, functions, methods, short
-from conet_fx.recipe.spec import MAX_DEPTH, MAX_ENTRIES, MAX_LAYERS, MAX_NAME, ModuleSpec, Recipe
+from conet_fx.recipe.spec import MAX_DEPTH, MAX_ENTRIES, MAX_ITERATIONS, MAX_LAYERS, MAX_NAME, ModuleSpec, Recipe
 from conet_fx.recipe.values import decode, decode_annotation, decode_call
 
 
@@ -105,7 +106,7 @@ def construct(path: str, spec: ModuleSpec, tensors: int) -> nn.Module:
     try:
         with torch.device("meta"), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # its user has seen what torch thinks of such arguments
-            module = _attention(**arguments) if cls is nn.MultiheadAttention else cls(**arguments)
+            module = _MAKERS.get(cls, cls)(**arguments)
     except Exception as error:  # whatever the class has against these arguments
         raise RecipeError(
             f"module {path!r}, {spec.cls}(**{short(arguments)}): {type(error).__name__}: {str(error)[:1000]}"
@@ -122,6 +123,19 @@ def _attention(*, packed: Any = True, **arguments: Any) -> nn.MultiheadAttention
     module.kdim = width
     module.k_proj_weight = nn.Parameter(torch.empty(width, width))
     return module
+
+
+def _spectral_norm(*, weight_shape: Any, **arguments: Any) -> nn.Module:
+    """The norm of a weight of this shape."""
+    if arguments.get("n_power_iterations", 1) > MAX_ITERATIONS:
+        raise ValueError(f"more than {MAX_ITERATIONS} power iterations")
+    return parametrizations._SpectralNorm(torch.empty(weight_shape), **arguments)
+
+
+_MAKERS: dict[type[nn.Module], Callable[..., nn.Module]] = {
+    nn.MultiheadAttention: _attention,
+    parametrizations._SpectralNorm: _spectral_norm,
+}
 
 
 def _check_layers(path: str, arguments: Mapping[str, Any], tensors: int) -> None:
@@ -307,6 +321,8 @@ def constructor(cls: type[nn.Module]) -> dict[str, Any]:
         arguments |= _RECURRENT[cls]
     if cls is nn.MultiheadAttention:
         arguments["packed"] = True
+    if cls is parametrizations._SpectralNorm:
+        arguments = {"weight_shape": arguments.pop("weight"), **arguments}
     return arguments
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.fx import Graph, GraphModule, Node
 from torch.fx.graph import CodeGen
 from torch.nn.parameter import is_lazy
-from torch.nn.utils import parametrize
+from torch.nn.utils import parametrizations, parametrize
 
 from conet_fx.errors import RecipeError
 from conet_fx.passes.functions import Applied
@@ -124,7 +124,9 @@ def arguments_of(path: str, module: nn.Module) -> dict[str, Any]:
     cls = plain_subclass(module)
     arguments: dict[str, Any] = {}
     for name, default in constructor(cls).items():
-        value = getattr(module, _ATTRIBUTES.get((cls, name), name), default)
+        value: Any = getattr(module, _ATTRIBUTES.get((cls, name), name), default)
+        if isinstance(module, parametrizations._SpectralNorm) and name == "weight_shape":
+            value = _normed_shape(module)
         if name in _FLAGS and not isinstance(value, bool):  # it shows in the presence of a tensor
             value = value is not None
         try:
@@ -143,6 +145,15 @@ def arguments_of(path: str, module: nn.Module) -> dict[str, Any]:
             f"(different: {', '.join(changed)}), so that a recipe cannot rebuild it"
         )
     return arguments
+
+
+def _normed_shape(module: parametrizations._SpectralNorm) -> tuple[int, ...]:
+    """The shape of a weight with as many rows and columns as that of a spectral norm, its rows along the same dim."""
+    if "_u" not in module._buffers:  # of one dim, it keeps no vectors
+        return (1,)
+    shape = [1] * max(2, module.dim + 1)
+    shape[module.dim], shape[0 if module.dim else 1] = len(module._u), len(module._v)
+    return tuple(shape)
 
 
 def _all_attributes(module: nn.Module) -> dict[str, Any]:

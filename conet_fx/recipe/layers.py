@@ -13,7 +13,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 
 from conet_fx.errors import RecipeError
-from conet_fx.passes.nodes import attribute
+from conet_fx.passes.nodes import attribute, weight_of
 from conet_fx.recipe.names import qualified_name
 
 _CONVOLUTIONS = frozenset(
@@ -38,26 +38,28 @@ def follow_weights(model: nn.Module, graph_module: GraphModule, leaves: Collecti
     for path, layer in model.named_modules():
         weights = [p for name, p in layer.named_parameters() if f"{name}.".startswith(_WEIGHT)]
         nodes = set().union(*(readers.get(id(weight), ()) for weight in weights))
-        if path in leaves or not nodes:
+        if path in leaves or not nodes or not isinstance(layer, _LAYERS):
             continue
+        shape = weight_of(layer).shape
         if isinstance(layer, _ConvNd):
             groups = _groups(path, layer, nodes)
-            written, read = layer.weight.shape[:2]
+            written, read = shape[:2]
             if layer.transposed:
                 written, read = read * groups, written
             else:
                 read *= groups
             layer.in_channels, layer.out_channels, layer.groups = read, written, groups
         elif isinstance(layer, nn.Linear):
-            layer.out_features, layer.in_features = layer.weight.shape
+            layer.out_features, layer.in_features = shape
         elif isinstance(layer, _NormBase):
-            (layer.num_features,) = layer.weight.shape
+            (layer.num_features,) = shape
         elif isinstance(layer, nn.GroupNorm):
-            (layer.num_channels,) = layer.weight.shape
-        elif isinstance(layer, (nn.LayerNorm, nn.RMSNorm)):
-            layer.normalized_shape = tuple(layer.weight.shape)
+            (layer.num_channels,) = shape
+        else:
+            layer.normalized_shape = tuple(shape)
 
 
+_LAYERS = (_ConvNd, nn.Linear, _NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
 _WEIGHT = ("weight.", "parametrizations.weight.")
 
 

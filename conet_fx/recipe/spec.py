@@ -13,6 +13,7 @@ MAX_BYTES = 2**24  # of recipe.json, and of the header of model.safetensors
 MAX_ENTRIES = 2**14  # modules, tensors, nodes, groups
 MAX_VALUES = 2**19  # numbers, texts, lists ... of recipe.json
 MAX_LAYERS = 256  # of one recurrent module, whose construction takes time in the square of it
+MAX_ITERATIONS = 1000  # of a spectral norm in each call
 MAX_DEPTH = 64  # of nested values and module paths: far below Python's recursion limit
 MAX_NAME = 1000  # characters of a name or path
 MAX_NUMBERS = 2**40  # in one input, which is never made: only its shape is

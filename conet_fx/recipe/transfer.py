@@ -25,7 +25,7 @@ _SIZE_ARGUMENTS = frozenset(
         *("in_channels", "out_channels", "groups", "in_features", "out_features", "num_features"),
         *("num_channels", "num_groups", "num_parameters", "normalized_shape"),
         *("embed_dim", "num_heads", "kdim", "vdim", "packed", "num_embeddings", "embedding_dim"),
-        *("input_size", "hidden_size", "proj_size", "unflattened_size"),
+        *("input_size", "hidden_size", "proj_size", "unflattened_size", "weight_shape"),
     )
 )
 

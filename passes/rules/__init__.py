@@ -47,6 +47,7 @@ from conet_fx.passes.rules.layers import (
     LayerNorm,
     Linear,
     Parameter,
+    SpectralNorm,
     WeightNorm,
 )
 from conet_fx.passes.rules.moves import (
@@ -183,6 +184,7 @@ __all__ = [
     "Shape",
     "Similarity",
     "Spatial",
+    "SpectralNorm",
     "Spectrum",
     "Split",
     "Squeeze",

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 from torch.nn.modules.conv import _ConvNd
+from torch.nn.utils import parametrizations
 
 from conet_fx.passes.call import Call, Int, Layer, Layout, NoRule, Tensor, Value, Weight, dims_in, fixed_like, product
 from conet_fx.passes.depth import Dim, Slot, is_fixed
@@ -279,6 +280,42 @@ class WeightNorm(Rule):
         for dim in v.keys() & g.keys():
             call.marker.link(call.marker.line(v[dim], dim), call.marker.line(g[dim], dim))
         return v
+
+
+class SpectralNorm(Rule):
+    """What parametrizations.spectral_norm registers: the weight over its largest singular value, from two vectors with
+    an entry for each row and each column of its matrix. New entries are zeros: a new channel counts from the next power
+    iteration on.
+    """
+
+    def depth(self, call: Call) -> Value:
+        dims = call.dims()
+        for dim in dims:
+            call.mixes(dim)
+        if len(dims) > 1:
+            others = [dim for d, dim in enumerate(dims) if d != call.module.dim]
+            moving = [dim for dim in others if not is_fixed(dim)]
+            if len(moving) > 1:
+                raise NoRule("two dims of channels in its columns")
+            columns: Dim = (product([call.size(dim) for dim in others]),)
+            if moving:
+                columns = call.depths.scale(moving[0], call.size(columns) // call.size(moving[0]), call.why)
+            layer = call.layer("norm", rows=dims[call.module.dim], columns=columns)
+            vectors = {"_u": "rows", "_v": "columns"}
+            layer.tensors = tuple(
+                Layout(name, (layer.dims[role],), (role,), zeros=True) for name, role in vectors.items()
+            )
+        return Tensor(dims)
+
+    def labels(self, call: MarkCall) -> Any:
+        fields, shape = call.fields(), call.shape()
+        for dim, field in fields.items():
+            if len(shape) > 1 and dim == call.module.dim:
+                call.marker.uses(call.path, "rows", call.marker.line(field, dim))
+            elif len(shape) > 1:
+                row = field.expand(shape).select(call.module.dim, 0)
+                call.marker.uses(call.path, "columns", row.flatten())
+        return fields
 
 
 class Parameter(Rule):
@@ -581,6 +618,10 @@ def _keeps_zeros(weight: Any) -> bool:
     """True where zeros in the parameter of a computed weight are zeros in the weight, as far as can be told."""
     if not isinstance(weight, fx.Node) or weight.op == "get_attr":
         return True
+    if weight.op == "call_module":
+        owner = weight.graph.owning_module
+        divides = owner is not None and isinstance(attribute(owner, str(weight.target)), parametrizations._SpectralNorm)
+        return divides and _keeps_zeros(weight.args[0])
     if isinstance(weight.target, Applied):
         return _keeps_zeros(weight.kwargs.get("follows"))
     operands = [a for a in weight.args if isinstance(a, fx.Node) and isinstance(a.meta["val"], torch.Tensor)]

@@ -58,7 +58,7 @@ class Wrong(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.conv = nn.Conv2d(3, 4, 1)
-        self.out = nn.utils.parametrizations.spectral_norm(nn.Conv2d(4, 2, 1))
+        self.out = nn.utils.parametrizations.orthogonal(nn.Conv2d(4, 2, 1))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.out(self.conv(x)).view(2, -1)

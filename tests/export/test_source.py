@@ -76,7 +76,6 @@ def check(module: fx.GraphModule, inputs: Any, folder: Path) -> str:
 
 # what has no source, and why: all of it has no recipe either
 REFUSED = {
-    "computed-spectral_norm": "remove the parametrizations",
     "computed-orthogonal": "remove the parametrizations",
     "computed-parametrized_norm": "remove the parametrizations",
     "spellings-types_and_devices": "not among the operators",

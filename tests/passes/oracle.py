@@ -26,7 +26,7 @@ from torch._dispatch.python import enable_python_dispatcher
 from torch._dynamo.source import ConstantSource
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv
-from torch.nn.utils import parametrize
+from torch.nn.utils import parametrizations, parametrize
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 from torch.utils._sympy.functions import FloorDiv, Max, Mod, PythonMod
@@ -96,6 +96,7 @@ _LAYERS = (
     nn.Embedding,
     nn.ParameterList,
     parametrize.ParametrizationList,
+    parametrizations._SpectralNorm,
     nn.Sequential,
 )
 

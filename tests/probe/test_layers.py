@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -66,9 +68,13 @@ def test_weight_norm_is_measured_with_its_scales() -> None:
     assert probe(network)["0"] == layer_metrics(torch._weight_norm(v, g, 0))
 
 
-def test_measuring_leaves_the_buffers_of_spectral_norm_alone() -> None:
-    model = nn.Sequential(spectral_norm(nn.Conv2d(3, 8, 3)), nn.ReLU(), nn.Conv2d(8, 4, 1))
-    network = resized(model)  # in train mode, where each call improves the singular vectors
+@pytest.mark.parametrize("network", [
+    lambda: resized(nn.Sequential(spectral_norm(nn.Conv2d(3, 8, 3)), nn.ReLU(), nn.Conv2d(8, 4, 1))),
+    lambda: resized(nn.Sequential(parametrizations.spectral_norm(nn.Conv2d(3, 8, 3)), nn.ReLU(), nn.Conv2d(8, 4, 1))),
+    lambda: nn.Sequential(parametrizations.spectral_norm(nn.Conv2d(3, 8, 3)), nn.ReLU(), nn.Conv2d(8, 4, 1)),
+], ids=["by a hook", "parametrized", "not resized"])  # fmt: skip
+def test_measuring_leaves_the_buffers_of_spectral_norm_alone(network: Any) -> None:
+    network = network()  # in train mode, where each call improves the singular vectors
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     assert probe(network).keys() == {"0", "2"}
     assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())

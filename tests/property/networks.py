@@ -847,6 +847,12 @@ def by_class(d: int, x: Shape, kind: str) -> nn.Module:
     return Apply(run)
 
 
+@op("map", width=WIDTHS, kind=("Conv", "ConvTranspose"), steps=(1, 2))
+def spectrally_normed(d: int, x: Shape, width: int, kind: str, steps: int) -> nn.Module:
+    """A convolution whose largest singular value is kept at 1."""
+    return nn.utils.parametrizations.spectral_norm(by_dims(kind, d)(x[1], width, 1), n_power_iterations=steps)
+
+
 @op("map", width=WIDTHS, kind=("weight_norm", "old weight_norm"))
 def weight_normed(d: int, x: Shape, width: int, kind: str) -> nn.Module:
     """A parametrized convolution."""

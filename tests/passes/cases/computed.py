@@ -100,14 +100,22 @@ def weight_norm_over_all() -> nn.Module:
     return net(forward, a=a, b=b, out=conv(8, 5))
 
 
-@case({}, {"a": "meets channels of a fixed number"})
+@case({"a": (8, 1), "s": (12, 1), "t": (6, 1), "f": (10, 1)}, mixed=["a", "f", "s", "t"], resize_linear=True)
 def spectral_norm() -> nn.Module:
-    """Its vectors of singular directions belong to one matrix: what it touches stays."""
+    """Its singular vectors are buffers that follow the weight; train mode improves them, as in the model."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.out(F.relu(self.s(F.relu(self.a(x)))))
+        y = F.relu(self.t(F.relu(self.s(F.relu(self.a(x))))))
+        return self.out(F.relu(self.f(y.mean((2, 3)))))
 
-    return net(forward, a=conv(3, 8), s=parametrizations.spectral_norm(conv(8, 12, 3)), out=conv(12, 5))
+    return net(
+        forward,
+        a=conv(3, 8),
+        s=parametrizations.spectral_norm(conv(8, 12, 3), n_power_iterations=2),
+        t=parametrizations.spectral_norm(nn.ConvTranspose2d(12, 6, 3)),
+        f=parametrizations.spectral_norm(nn.Linear(6, 10)),
+        out=parametrizations.spectral_norm(nn.Linear(10, 5)),
+    )
 
 
 @case({}, {"a": "meets channels of a fixed number"})
