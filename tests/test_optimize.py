@@ -207,6 +207,18 @@ def test_computed_weights_are_searched_and_what_is_not_measured_keeps_its_size()
     assert found.sizes["experts"] == 6
 
 
+@pytest.mark.parametrize("training", [True, False])
+def test_says_which_mode_is_searched_where_they_differ(training: bool) -> None:
+    class TwoPaths(TinyNet):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(x) if self.training else super().forward(x.flip(2))
+
+    mode = "train" if training else "eval"
+    with pytest.warns(UserWarning, match=f"TwoPaths takes other paths .* traced in {mode} mode") as caught:
+        conet_fx.optimize(TwoPaths().train(training), tiny_loader(), progress=False, **QUICK)
+    assert [str(warning.filename) for warning in caught] == [__file__]
+
+
 def test_refuses_a_model_of_which_nothing_is_measured() -> None:
     model = Computed()
     model.a = nn.Identity()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -45,6 +46,13 @@ class Task:
             example_inputs = samples(inputs, SAMPLES) if example_inputs is None else example_inputs
         options = {"tie_concat": config.tie_concat, "resize_linear": config.resize_linear}
         plan = analyze(model, example_inputs, **options)
+        if plan.trace.mode_dependent and not plan.trace.pieces:
+            modes = ("train", "eval") if plan.trace.graph_module.training else ("eval", "train")
+            warnings.warn(
+                f"{type(model).__name__} takes other paths in train than in eval mode, and was traced in {modes[0]} "
+                f"mode: candidates take that path in {modes[1]} mode, too. Call model.{modes[1]}() before for the other",
+                stacklevel=3,
+            )
         if not plan.free:
             raise SearchError(f"there is nothing to resize: {plan.explain()}")
         whole = plan.trace.pieces.model if plan.trace.pieces else plan.trace.graph_module
