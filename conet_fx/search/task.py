@@ -50,7 +50,7 @@ class Task:
             modes = ("train", "eval") if plan.trace.graph_module.training else ("eval", "train")
             warnings.warn(
                 f"{type(model).__name__} takes other paths in train than in eval mode, and was traced in {modes[0]} "
-                f"mode: candidates take that path in {modes[1]} mode, too. Call model.{modes[1]}() before for the other",
+                f"mode: candidates take that path in {modes[1]} mode, too. model.{modes[1]}() before takes the other",
                 stacklevel=3,
             )
         if not plan.free:
