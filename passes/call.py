@@ -321,6 +321,7 @@ _OTHER_NAMES = {  # of keyword arguments that torch spells in several ways
     "input": ("self", "x", "a", "x1"),
     "other": ("mat2", "vec", "tensor", "b", "x2"),
     "sections": ("indices_or_sections", "indices", "tensor_indices_or_sections"),
+    "src": ("source", "value"),
     "tensors": ("input",),
     "first": ("batch1", "mat1", "mat"),
     "second": ("batch2", "mat2", "vec"),

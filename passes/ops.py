@@ -461,6 +461,8 @@ register(rules.Unbind(), "input dim=0", functions=[torch.unbind], methods="unbin
 register(rules.GetItem(), "input index", functions=[operator.getitem], methods="__getitem__")
 register(rules.SetItem(), "input index value", functions=[operator.setitem], methods="__setitem__")
 register(rules.IndexSelect(), "input dim index", functions=[torch.index_select], methods="index_select")
+_SCATTERING = "scatter scatter_add scatter_reduce index_add index_copy index_fill index_reduce"
+register(rules.Scatter(), "input dim index src", functions=[*_functions(_SCATTERING)], methods=_methods(_SCATTERING))
 register(rules.Gather(), "input dim index", functions=[torch.gather], methods="gather")
 register(rules.Gather(), "input index dim=None", functions=[torch.take_along_dim], methods="take_along_dim")
 register(

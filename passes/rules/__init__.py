@@ -75,6 +75,7 @@ from conet_fx.passes.rules.moves import (
 from conet_fx.passes.rules.pick import (
     Gather,
     IndexSelect,
+    Scatter,
     SetItem,
     TopK,
 )
@@ -179,6 +180,7 @@ __all__ = [
     "Rule",
     "Sampled",
     "ScaledDotProduct",
+    "Scatter",
     "Select",
     "SetItem",
     "Shape",

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any, ClassVar
 
 import torch
+from torch import fx
 
 from conet_fx.passes.call import Call, Int, NoRule, Tensor, Value, Written
 from conet_fx.passes.depth import Dim, is_fixed
@@ -58,6 +59,44 @@ class Gather(Rule):
                     call.marker.link(fields[d], field)
                 fields[d] = field
         return fields
+
+
+class Scatter(Rule):
+    """scatter, index_add and the like: values at places along one dim, which must not hold channels. The other dims of
+    the values, and of an index that has them, are those of the input.
+    """
+
+    kind: ClassVar[NodeKind] = "summation"
+
+    def depth(self, call: Call) -> Value:
+        dims, axis = call.dims(), call.axis()
+        call.freeze(dims[axis], because=_BY_INDEX)
+        for name in ("index", "src"):
+            given = call.operand(name)
+            if not isinstance(given, Tensor) or not given.dims:
+                continue  # one number for all places
+            if name == "index" and len(given.dims) == 1 < len(dims):
+                call.freeze(given.dims[0], because=_BY_INDEX)
+                continue
+            if len(given.dims) != len(dims):
+                raise NoRule("values with another number of dims")
+            for d, (own, other) in enumerate(zip(dims, given.dims, strict=True)):
+                if d == axis:
+                    call.freeze(other, because=_BY_INDEX)
+                elif call.size(own) != call.size(other):
+                    raise NoRule("values for some of the channels")
+                else:
+                    call.tie(own, other)
+        return Tensor((*dims[:axis], (call.size(dims[axis]),), *dims[axis + 1 :]))
+
+    def labels(self, call: MarkCall) -> Any:
+        axis, ndim, out = call.axis(), len(call.shape()), Fields()
+        for name in ("input", "index", "src"):
+            if isinstance(call.raw(name), fx.Node) and len(call.shape(name)) == ndim:
+                for d, field in call.fields(name).items():
+                    if d != axis:
+                        call.marker.join(out, d, call.marker.collapse(field, (axis,)))
+        return out
 
 
 class TopK(Rule):

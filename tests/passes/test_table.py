@@ -63,9 +63,8 @@ METHODS: Groups = {
     "corrcoef cov cross det dist eig geqrf inverse kron logdet lstsq lu lu_solve matrix_exp matrix_power orgqr ormqr "
     "pinverse qr slogdet solve svd symeig trace triangular_solve vdot",
     "one dim out of two, or two out of one": "diag diag_embed diagflat diagonal diagonal_scatter fill_diagonal_",
-    "values at places that an index gives": "index index_add index_add_ index_copy index_copy_ index_fill index_fill_ "
-    "index_put index_put_ index_reduce index_reduce_ kthvalue masked_scatter masked_scatter_ put put_ scatter "
-    "scatter_ scatter_add scatter_add_ scatter_reduce scatter_reduce_ select_scatter slice_scatter take",
+    "values at places that an index gives": "index index_put index_put_ kthvalue masked_scatter masked_scatter_ put "
+    "put_ select_scatter slice_scatter take",
     "sums to another shape": "sum_to_size",
     "named dims": "align_as align_to has_names refine_names rename rename_",
     "two results of different types, or samples that are drawn": "frexp multinomial",

@@ -151,6 +151,20 @@ def _over(function: Run) -> Run:
     return lambda x, dim: function(x, dim=[dim])
 
 
+def _scattered(function: Run, by_rows: bool, reduces: bool, fills: bool) -> Run:
+    """A function that puts the values of a map at the opposite end of a dim."""
+
+    def run(x: Tensor, dim: int) -> Tensor:
+        index = torch.arange(x.shape[dim]).flip(0)
+        if not by_rows:
+            index = index.view([-1 if d == dim else 1 for d in range(x.ndim)]).expand(x.shape)
+        values = (x.clone(), dim, index, 0.5 if fills else x * 0.5)
+        found: Tensor = function(*values, "amax") if reduces else function(*values)
+        return found
+
+    return run
+
+
 # along one dim, of the same length
 ALONG: dict[str, Run] = {
     **{label: run for name in ("argsort", "cummax", "cummin", "cumprod", "cumsum", "logcumsumexp", "sort")
@@ -172,6 +186,9 @@ ALONG: dict[str, Run] = {
     "torch.take_along_dim": lambda x, dim: torch.take_along_dim(x, x.argsort(dim), dim),
     "gather": lambda x, dim: x.gather(dim, x.argsort(dim)),
     "torch.gather": lambda x, dim: torch.gather(x, dim, x.argsort(dim)),
+    **{label: _scattered(run, name.startswith("index_"), "reduce" in name, "fill" in name) for name in
+       ("scatter", "scatter_add", "scatter_reduce", "index_add", "index_copy", "index_fill", "index_reduce")
+       for label, run in spellings(name)},
     "diff": lambda x, dim: torch.cat([x.narrow(dim, 0, 1), x.diff(dim=dim)], dim),
     "torch.diff": lambda x, dim: torch.cat([torch.diff(x, dim=dim), x.narrow(dim, 0, 1)], dim),
     "repeat_interleave": lambda x, dim: x.repeat_interleave(2, dim).unflatten(dim, (-1, 2)).sum(dim + 1),

@@ -37,6 +37,31 @@ def gather_of_channels() -> nn.Module:
     return net(forward, a=conv(3, 6), out=conv(6, 5))
 
 
+@case({"a": (6, 1)})
+def scattered() -> nn.Module:
+    """Values that an index puts or adds somewhere along a dim without channels."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.a(x).flatten(2)
+        places = torch.arange(y.shape[2]).flip(0)
+        y = torch.zeros_like(y).scatter_add(2, places.expand_as(y), y)
+        y = y.scatter(2, places[:3].expand(*y.shape[:2], 3), 0.5)
+        y = torch.scatter_reduce(y, 2, places.expand_as(y), self.b(x).flatten(2), "amax")
+        y = torch.index_add(y, dim=2, index=places, source=y, alpha=0.5)
+        y.index_fill_(2, places[:2], 0.0)
+        return self.out(y.unflatten(2, x.shape[2:]))
+
+    return net(forward, a=conv(3, 6), b=conv(3, 6), out=conv(6, 5))
+
+
+@case({}, {"a": "picks channels by an index tensor"})
+def scattered_channels() -> nn.Module:
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(self.a(x).index_copy(1, self.order, x))
+
+    return net(forward, a=conv(3, 6), order=torch.tensor([2, 1, 0]), out=conv(6, 5))
+
+
 @case({"a": (6, 1)}, mixed=["a"])
 def sorted_channels() -> nn.Module:
     def forward(self, x: Tensor) -> Tensor:
