@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import fx, nn
 from torch.autograd.variable import Variable
 from torch.fx.node import map_aggregate
+from torch.nn.utils import _named_member_accessor
 from torch.utils.checkpoint import CheckpointFunction
 
 from conet_fx.passes.nodes import leaves
@@ -117,6 +118,55 @@ def variables_that_take_proxies() -> Iterator[None]:
         yield
     finally:
         del meta.__call__
+
+
+@contextlib.contextmanager
+def parameters_that_are_proxies(proxy_of: Callable[[torch.Tensor], Any]) -> Iterator[None]:
+    """Let ``parameters()``, ``named_buffers()``, ``state_dict()`` and the like give the code of a model values of the
+    graph, and ``torch.func.functional_call`` take them. ``proxy_of`` gives that of a parameter or buffer. What is no
+    tensor is a flag that the tracer keeps among the buffers.
+    """
+
+    def asked_by_torch() -> bool:
+        return str(sys._getframe(2).f_globals.get("__name__")).startswith(("torch.", "conet_fx."))
+
+    def values(original: Callable[..., Any]) -> Callable[..., Any]:
+        def call(self: nn.Module, *args: Any, **options: Any) -> Any:
+            found = original(self, *args, **options)
+            return found if asked_by_torch() else (proxy_of(t) for t in found if isinstance(t, torch.Tensor))
+
+        return call
+
+    def items(original: Callable[..., Any]) -> Callable[..., Any]:
+        def call(self: nn.Module, *args: Any, **options: Any) -> Any:
+            found = original(self, *args, **options)
+            if asked_by_torch():
+                return found
+            return ((name, proxy_of(t)) for name, t in found if isinstance(t, torch.Tensor))
+
+        return call
+
+    def state(original: Callable[..., Any]) -> Callable[..., Any]:
+        def call(self: nn.Module, *args: Any, **options: Any) -> Any:
+            found = original(self, *args, **{**options, "keep_vars": True})
+            if asked_by_torch():
+                return found
+            return {name: proxy_of(t).detach() for name, t in found.items() if isinstance(t, torch.Tensor)}
+
+        return call
+
+    wrappers = {"parameters": values, "buffers": values, "named_parameters": items, "named_buffers": items}
+    originals = {name: vars(nn.Module)[name] for name in (*wrappers, "state_dict")}
+    accessor = vars(_named_member_accessor)
+    try:
+        for name, original in originals.items():
+            setattr(nn.Module, name, wrappers.get(name, state)(original))
+        accessor["isinstance"] = _sees_values
+        yield
+    finally:
+        del accessor["isinstance"]
+        for name, original in originals.items():
+            setattr(nn.Module, name, original)
 
 
 @contextlib.contextmanager

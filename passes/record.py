@@ -51,6 +51,7 @@ from conet_fx.passes.patches import (
     functional_that_does_not_dispatch,
     functions_that_take_proxies,
     isinstance_that_sees_values,
+    parameters_that_are_proxies,
     variables_that_take_proxies,
 )
 from conet_fx.passes.randomness import drawn_in_python, put_back, random_numbers_drawn_anew, random_states, same
@@ -113,6 +114,22 @@ class Proxy(fx.Proxy):
         return self.node.meta["val"] is not None if other is None else super().__ne__(other)
 
     __hash__ = fx.Proxy.__hash__
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "data" and self._is_like(value):
+            self.detach().copy_(value.detach())
+            return
+        if name in _SET_ON_TENSORS:
+            raise TraceError(
+                f"{source(self.node)}: no graph can hold this assignment to .{name} of a tensor: write into it, as "
+                f"t.copy_(...) under torch.no_grad() does. Line: {user_line()[0]}"
+            )
+        super().__setattr__(name, value)
+
+    def _is_like(self, other: Any) -> bool:
+        """Whether both are tensors of one shape and type."""
+        a, b = self.node.meta["val"], other.node.meta["val"] if isinstance(other, fx.Proxy) else other
+        return all(isinstance(t, torch.Tensor) for t in (a, b)) and (a.shape, a.dtype) == (b.shape, b.dtype)
 
     def __setitem__(self, index: Any, value: Any) -> None:
         self.tracer.create_proxy("call_function", operator.setitem, (self, index, value), {})
@@ -225,6 +242,7 @@ class Recorder(fx.Tracer):
                 variables_that_take_proxies(),
                 random_numbers_drawn_anew(self._draw, lambda: self.running),
                 isinstance_that_sees_values(root),
+                parameters_that_are_proxies(self._proxy_of),
                 self._wrapped_functions(),
                 followed_autograd_functions(),
                 einops_that_takes_proxies(Proxy, _AttributeProxy),
@@ -242,6 +260,15 @@ class Recorder(fx.Tracer):
         output.meta.update(val=self.shapes.of(output, root, self._operand), source="", scope="")
         used = {str(node.target) for node in graph.nodes if node.op == "get_attr"} - tensors_of(self.model).keys()
         self.constants = {path: self.constants.get(path, attribute(root, path)) for path in sorted(used)}
+        on_meta = any(tensor.is_meta for tensor in tensors_of(self.model).values())
+        for node in graph.nodes:
+            if self.constants.get(str(node.target), _REAL).is_meta and not on_meta:
+                raise TraceError(
+                    f"{source(node)} computes with parameters that it has from a private attribute, so that no graph "
+                    "shows how: read them as module.weight, or from module.parameters()"
+                )
+            if node.op == "get_attr" and not node.users:  # Python alone has looked at it
+                graph.erase_node(node)
         return graph
 
     # --- what fx calls --------------------------------------------------------------------------------------
@@ -298,6 +325,8 @@ class Recorder(fx.Tracer):
             return False
         if isinstance(m, _PARAMETRIZED) and (is_parametrized(m) or hooks_that_compute(m)):
             return False
+        if any(isinstance(tensor, fx.Proxy) for part in m.modules() for tensor in part._parameters.values()):
+            return False  # torch.func.functional_call has put computed values in the place of its parameters
         behaves_like = plain_subclass(m)
         known = behaves_like is not type(m) or behaves_like in custom.CLASSES or self.is_leaf(type(m))
         return known or super().is_leaf_module(m, module_qualified_name)
@@ -391,13 +420,17 @@ class Recorder(fx.Tracer):
         if attr == "training":
             self.reads_mode = True
             return attr_val
-        self._parameter_proxies = parameter_proxy_cache
-        name, tensor = self._names.get(id(attr_val), ("", None))
-        if tensor is None or tensor is not attr_val:
-            return super().getattr(attr, attr_val, parameter_proxy_cache)
-        if name not in parameter_proxy_cache:
-            parameter_proxy_cache[name] = self.create_proxy("get_attr", name, (), {})
-        return parameter_proxy_cache[name]
+        found = self._proxy_of(attr_val)
+        return super().getattr(attr, attr_val, parameter_proxy_cache) if found is attr_val else found
+
+    def _proxy_of(self, tensor: Any) -> Any:
+        """What stands for a parameter or buffer of the model in the graph; any other value as it is."""
+        name, known = self._names.get(id(tensor), ("", None))
+        if self.running or known is None or known is not tensor:
+            return tensor
+        if name not in self._parameter_proxies:
+            self._parameter_proxies[name] = self.create_proxy("get_attr", name, (), {})
+        return self._parameter_proxies[name]
 
     @functools.cached_property
     def _names(self) -> dict[int, tuple[str, torch.Tensor]]:
@@ -570,6 +603,8 @@ class Recorder(fx.Tracer):
             known.update(saved)
 
 
+_REAL = torch.empty(0)
+_SET_ON_TENSORS = frozenset(("data", "grad", "requires_grad"))
 _NUMBERS = frozenset((int, float, bool, str, type(None)))
 
 

@@ -118,6 +118,19 @@ def spectral_norm() -> nn.Module:
     )
 
 
+@case({"a": (8, 1), "b": (12, 1), "c.0": (6, 1)})
+def functional_call() -> nn.Module:
+    """Layers that are called with computed weights in the place of their own."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.a(x)
+        weights = {name: tensor * 0.5 for name, tensor in self.b.named_parameters()}
+        y = torch.func.functional_call(self.b, weights, (y,))
+        return self.out(torch.func.functional_call(self.c, {"0.bias": self.c[0].bias * 2.0}, F.relu(y)))
+
+    return net(forward, a=conv(3, 8), b=conv(8, 12, 3), c=nn.Sequential(conv(12, 6), nn.ReLU()), out=conv(6, 5))
+
+
 @case({}, {"a": "meets channels of a fixed number"})
 def orthogonal() -> nn.Module:
     def forward(self, x: Tensor) -> Tensor:

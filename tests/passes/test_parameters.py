@@ -1,0 +1,177 @@
+"""What the code of a model does with ``parameters()``, ``state_dict()`` and attributes of tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import conet_fx
+from conet_fx.errors import TraceError
+from conet_fx.passes.trace import trace
+from tests.passes.cases import conv, net
+
+IMAGE = torch.randn(2, 3, 8, 8)
+
+
+def penalty(self: Any, x: Tensor) -> Tensor:
+    loss: Tensor = self.out(self.a(x)) + sum(p.pow(2).sum() for p in self.a.parameters()) * 1e-3
+    return loss
+
+
+def by_name(self: Any, x: Tensor) -> Any:
+    return self.out(F.conv2d(x, dict(self.a.named_parameters())["weight"] * 0.5, padding=1))
+
+
+def from_state(self: Any, x: Tensor) -> Any:
+    state = self.a.state_dict()
+    return self.out(F.conv2d(x, state["weight"], state["bias"], padding=1))
+
+
+def buffers(self: Any, x: Tensor) -> Any:
+    mean = next(self.norm.buffers())
+    return (
+        self.out(self.norm(self.a(x)) + dict(self.norm.named_buffers())["running_var"].view(1, -1, 1, 1)) + mean.sum()
+    )
+
+
+def as_vector(self: Any, x: Tensor) -> Any:
+    return self.out(self.a(x)) + nn.utils.parameters_to_vector(self.out.parameters()).mean()
+
+
+def of_all_layers(self: Any, x: Tensor) -> Any:
+    return self.out(self.a(x)) * sum(m.weight.abs().mean() for m in self.modules() if isinstance(m, nn.Conv2d))
+
+
+def called_with_others(self: Any, x: Tensor) -> Any:
+    given = {name: 2.0 * parameter for name, parameter in self.a.named_parameters()}
+    return self.out(torch.func.functional_call(self.a, given, (x,)))
+
+
+FORWARDS = [penalty, by_name, from_state, buffers, as_vector, of_all_layers, called_with_others]
+
+
+@pytest.mark.parametrize("forward", FORWARDS, ids=lambda f: f.__name__)
+def test_parameters_are_values_of_the_graph(forward: Callable[..., Any]) -> None:
+    model = net(forward, a=conv(3, 8, 3), norm=nn.BatchNorm2d(8), out=conv(8, 4))
+    for tensor in (*model.parameters(), *model.buffers()):
+        tensor.requires_grad_(False).copy_(torch.rand(tensor.shape))  # integers too
+    parameters = {name: nn.Parameter for name, _ in model.named_parameters()}
+    plan = conet_fx.analyze(model.eval(), IMAGE)
+    assert {name: type(tensor) for name, tensor in model.named_parameters()} == parameters
+    graph = plan.resize(plan.sizes, init="inherit").eval()
+    assert torch.equal(graph(IMAGE), model(IMAGE))
+    with torch.no_grad():
+        for module in (graph, model):
+            module.get_parameter("a.weight").add_(1.0)
+    assert torch.equal(graph(IMAGE), model(IMAGE)), "the weight of the trace is in the graph"
+    if plan.free:
+        plan.resize({"a": 5})(IMAGE)
+
+
+def test_type_and_device_follow_the_parameters() -> None:
+    def forward(self: Any, x: Tensor) -> Tensor:
+        first = next(self.parameters())
+        grid = torch.linspace(0, 1, x.shape[3], device=first.device, dtype=first.dtype)
+        y: Tensor = self.out(self.a(x.to(next(self.a.parameters()).device, first.dtype)) + grid)
+        return y.to(x.dtype)
+
+    model = net(forward, a=conv(3, 8), out=conv(8, 4))
+    plan = conet_fx.analyze(model, IMAGE)
+    graph = plan.resize({"a": 5})
+    assert graph(IMAGE).device == IMAGE.device
+    assert graph.double()(IMAGE).dtype == torch.float32
+    assert graph.to("meta")(IMAGE.to("meta")).is_meta
+    same = plan.resize(plan.sizes, init="inherit")
+    assert torch.equal(same(IMAGE), model(IMAGE))
+    assert not [n for n in same.graph.nodes if n.op == "get_attr" and not n.users]
+
+
+def test_what_python_alone_looks_at_leaves_nothing() -> None:
+    def forward(self: Any, x: Tensor) -> Tensor:
+        assert len(list(self.parameters())) == 4
+        names = [name for name, _ in self.named_parameters() if name.endswith("weight")]
+        assert names == ["a.weight", "out.weight"]
+        y: Tensor = self.out(self.a(x))
+        return y
+
+    graph = trace(net(forward, a=conv(3, 8), out=conv(8, 4)), IMAGE).graph_module.graph
+    assert [node.op for node in graph.nodes] == ["placeholder", "call_module", "call_module", "output"]
+
+
+@pytest.mark.parametrize("name", ["data", "grad", "requires_grad"])
+def test_an_assignment_to_an_attribute_is_refused(name: str) -> None:
+    def forward(self: Any, x: Tensor) -> Tensor:
+        y = self.a(x)
+        setattr(y, name, y[:, :1])
+        z: Tensor = self.out(y)
+        return z
+
+    model = net(forward, a=conv(3, 8), out=conv(8, 4))
+    with pytest.raises(TraceError, match=rf"no graph can hold this assignment to \.{name} .*test_parameters.py:\d+"):
+        trace(model, IMAGE, in_pieces=False)
+
+
+@pytest.mark.parametrize("by_data", [True, False])
+def test_a_momentum_encoder_follows_the_other(by_data: bool) -> None:
+    """What MoCo does in its forward: the weights of one encoder are a moving average of those of another."""
+
+    class Momentum(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.query = nn.Sequential(conv(3, 8), nn.ReLU(), conv(8, 4))
+            self.key = nn.Sequential(conv(3, 8), nn.ReLU(), conv(8, 4)).requires_grad_(False)
+
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            q: Tensor = self.query(x)
+            with torch.no_grad():
+                for key, query in zip(self.key.parameters(), self.query.parameters(), strict=True):
+                    if by_data:
+                        key.data = key.data * 0.9 + query.data * 0.1
+                    else:
+                        key.mul_(0.9).add_(query, alpha=0.1)
+                k: Tensor = self.key(x)
+            return q, k
+
+    torch.manual_seed(0)
+    model = Momentum()
+    plan = conet_fx.analyze(model, IMAGE)
+    assert plan.trace.pieces is None
+    assert [(group.name, set(group.writers)) for group in plan.free] == [("query.0", {"query.0", "key.0"})]
+    network = plan.resize({"query.0": 5})
+    assert network.get_parameter("key.0.weight").shape == (5, 3, 1, 1)
+    same = plan.resize(plan.sizes, init="inherit")
+    for _ in range(2):
+        for ours, theirs in zip(same(IMAGE), model(IMAGE), strict=True):
+            assert torch.equal(ours, theirs)
+    before = {name: p.detach().clone() for name, p in network.named_parameters()}
+    q, _ = network(IMAGE)
+    q.sum().backward()
+    for name in ("0.weight", "0.bias", "2.weight"):
+        expected = before[f"key.{name}"] * 0.9 + before[f"query.{name}"] * 0.1
+        torch.testing.assert_close(network.get_parameter(f"key.{name}"), expected)
+
+
+def test_what_hides_its_parameters_is_refused() -> None:
+    def forward(self: Any, x: Tensor) -> Tensor:
+        hidden = self.a._parameters["weight"] * 2.0
+        y: Tensor = self.out(F.conv2d(x, hidden))
+        return y
+
+    model = net(forward, a=conv(3, 8), out=conv(8, 4))
+    with pytest.raises(TraceError, match="computes with parameters that it has from a private attribute"):
+        trace(model, IMAGE, in_pieces=False)
+
+
+def test_a_model_without_memory_keeps_what_it_computes() -> None:
+    def forward(self: Any, x: Tensor) -> Tensor:
+        y: Tensor = self.out(self.a(x)) + self.plain
+        return y
+
+    model = net(forward, a=conv(3, 8), out=conv(8, 4), plain=torch.zeros(1)).to("meta")
+    vars(model)["plain"] = torch.zeros(1, device="meta")
+    assert trace(model, IMAGE.to("meta")).graph_module(IMAGE.to("meta")).is_meta
