@@ -13,7 +13,6 @@ from __future__ import annotations
 import contextlib
 import copy
 import dataclasses
-import functools
 import itertools
 import math
 import operator
@@ -214,6 +213,8 @@ class Recorder(fx.Tracer):
         self.wrapped: list[str] = []
         self.dropped: list[str] = []
         self.constants: dict[str, torch.Tensor] = {}
+        # parameters and buffers by id: torch.fx goes through all of them for each that a forward reads
+        self._names: dict[int, tuple[str, torch.Tensor]] = {}
         self._parameter_proxies: dict[str, fx.Proxy] = {}
         self._instead: dict[fx.Node, fx.Node] = {}
         self._detached: dict[fx.Node, fx.Node] = {}
@@ -279,12 +280,15 @@ class Recorder(fx.Tracer):
         """Arguments of the example become placeholders. Those without a tensor are fixed at what the example gives: the
         forward is given the value itself, and the graph checks what it is called with.
         """
+        self._names = {id(tensor): (name, tensor) for name, tensor in tensors_of(self.root).items()}
         proxies = self._placeholders()
         given = {name: proxies[name] if name in self.call.inputs else a for name, a in self.call.values.items()}
 
         def call(root: nn.Module) -> Any:
             positional = [given[name] for name in self.call.positional]
-            return root_fn(root, *positional, **{name: given[name] for name in self.call.keywords})
+            returned = root_fn(root, *positional, **{name: given[name] for name in self.call.keywords})
+            self._keep_state(root)
+            return returned
 
         return call, [self.root]
 
@@ -315,6 +319,38 @@ class Recorder(fx.Tracer):
         """Record an assertion about an argument."""
         holds = self.create_proxy("call_function", compare, (proxy, value), {})
         self.create_proxy("call_function", torch._assert, (holds, text), {})
+
+    def _keep_state(self, root: nn.Module) -> None:
+        """Write what the forward has assigned to buffers (``self.mean = 0.9 * self.mean + ...``) into them, after all
+        else; note numbers of modules that it has changed, which no graph holds.
+        """
+        tensors = dict(self._names.values())
+        before = dict(self.model.named_modules())
+        for path, module in root.named_modules():
+            for name, value in module._buffers.items():
+                if isinstance(value, fx.Proxy):
+                    where = f"{path}.{name}".lstrip(".")
+                    module._buffers[name] = tensors[where]
+                    self._write(where, tensors[where], value)
+            theirs = vars(before[path])
+            for name, value in vars(module).items():
+                if type(value) in _COUNTS and theirs.get(name, value) != value:
+                    self.dropped.append(f"{path}.{name}".lstrip(".") + ", which forward changes")
+
+    def _write(self, path: str, buffer: torch.Tensor, value: fx.Proxy) -> None:
+        """Record that a buffer takes on a value; what was read from it before stays as it was."""
+        target = self._proxy_of(buffer)
+        if not target._is_like(value):
+            raise TraceError(
+                f"{source(value.node)}: forward assigns a tensor of another shape or type to the buffer {path!r}, "
+                "and in a graph a buffer keeps both"
+            )
+        if target.node.users:
+            with self.graph.inserting_after(target.node):
+                read = self.graph.call_method("clone", (target.node,))
+            read.meta.update({key: target.node.meta[key] for key in ("val", "source", "stack_trace", "scope")})
+            target.node.replace_all_uses_with(read, delete_user_cb=lambda user: user is not read)
+        target.copy_(value.detach())
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         if isinstance(m, _COMPOSITE):
@@ -431,11 +467,6 @@ class Recorder(fx.Tracer):
         if name not in self._parameter_proxies:
             self._parameter_proxies[name] = self.create_proxy("get_attr", name, (), {})
         return self._parameter_proxies[name]
-
-    @functools.cached_property
-    def _names(self) -> dict[int, tuple[str, torch.Tensor]]:
-        """Parameters and buffers by id: torch.fx goes through all of them for each that a ``forward`` reads."""
-        return {id(tensor): (name, tensor) for name, tensor in tensors_of(self.root).items()}
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
         return Proxy(node, self)
@@ -604,6 +635,7 @@ class Recorder(fx.Tracer):
 
 
 _REAL = torch.empty(0)
+_COUNTS = frozenset((int, float))
 _SET_ON_TENSORS = frozenset(("data", "grad", "requires_grad"))
 _NUMBERS = frozenset((int, float, bool, str, type(None)))
 

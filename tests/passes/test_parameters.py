@@ -1,8 +1,10 @@
-"""What the code of a model does with ``parameters()``, ``state_dict()`` and attributes of tensors."""
+"""What the code of a model does with its parameters and its state."""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -154,6 +156,77 @@ def test_a_momentum_encoder_follows_the_other(by_data: bool) -> None:
     for name in ("0.weight", "0.bias", "2.weight"):
         expected = before[f"key.{name}"] * 0.9 + before[f"query.{name}"] * 0.1
         torch.testing.assert_close(network.get_parameter(f"key.{name}"), expected)
+
+
+def moving_mean(self: Any, x: Tensor) -> Any:
+    y = self.a(x)
+    old = self.mean
+    z = self.out(y * old.view(1, -1, 1, 1))
+    self.mean = 0.9 * self.mean + 0.1 * y.detach().mean((0, 2, 3))
+    self.steps = self.steps + 1
+    return z + old.sum() + self.mean.sum()
+
+
+def set_before_anything_is_read(self: Any, x: Tensor) -> Any:
+    self.steps = x.detach().sum().round().long().expand(1).clone()
+    return self.out(self.a(x)) + self.mean.sum()
+
+
+def set_twice(self: Any, x: Tensor) -> Any:
+    y = self.a(x)
+    for _ in range(2):
+        self.mean = self.mean * 0.5 + y.detach().amax((0, 2, 3))
+    return self.out(y)
+
+
+@pytest.mark.parametrize("forward", [moving_mean, set_before_anything_is_read, set_twice], ids=lambda f: f.__name__)
+def test_what_is_assigned_to_a_buffer_stays_there(forward: Callable[..., Any], tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = net(forward, a=conv(3, 8), out=conv(8, 4))
+    model.register_buffer("mean", torch.ones(8))
+    model.register_buffer("steps", torch.zeros(1, dtype=torch.long))
+    state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    plan = conet_fx.analyze(model, IMAGE)
+    assert all(torch.equal(tensor, state[name]) for name, tensor in model.state_dict().items())
+    same = plan.resize(plan.sizes, init="inherit")
+    conet_fx.save(same, plan, tmp_path)
+    for network in (same, conet_fx.load(tmp_path)):
+        twin = copy.deepcopy(model)
+        for _ in range(3):
+            result = network(IMAGE)
+            assert torch.equal(result, twin(IMAGE))
+            result.sum().backward()
+        assert all(torch.equal(tensor, twin.state_dict()[name]) for name, tensor in network.state_dict().items())
+    small = plan.resize({"a": 5})
+    for _ in range(2):
+        small(IMAGE).sum().backward()
+    assert small.get_buffer("mean").shape == (8 if forward is set_before_anything_is_read else 5,)
+
+
+def test_a_buffer_that_comes_to_have_another_shape_is_refused() -> None:
+    def forward(self: Any, x: Tensor) -> Tensor:
+        self.seen = torch.cat([self.seen, x.sum((1, 2, 3))])
+        y: Tensor = self.out(self.a(x))
+        return y
+
+    model = net(forward, a=conv(3, 8), out=conv(8, 4))
+    model.register_buffer("seen", torch.zeros(0))
+    with pytest.raises(TraceError, match="assigns a tensor of another shape or type to the buffer 'seen'"):
+        trace(model, IMAGE, in_pieces=False)
+
+
+def test_a_number_that_changes_is_noted() -> None:
+    def forward(self: Any, x: Tensor) -> Tensor:
+        self.a.calls += 1
+        y: Tensor = self.out(self.a(x))
+        return y
+
+    model = net(forward, a=conv(3, 8), out=conv(8, 4))
+    model.a.calls = 0  # type: ignore[union-attr,assignment]
+    plan = conet_fx.analyze(model, IMAGE)
+    assert plan.trace.dropped == ("a.calls, which forward changes",)
+    assert "a.calls, which forward changes" in plan.explain()
+    assert model.a.calls == 0  # type: ignore[union-attr]
 
 
 def test_what_hides_its_parameters_is_refused() -> None:
