@@ -41,7 +41,6 @@ class Pieces:
     opaque: Mapping[str, str]
     reason: str
     mode_dependent: bool
-    dropped: tuple[str, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,7 +108,6 @@ def find(model: nn.Module, call: Arguments, is_leaf: Callable[[Any], bool], reas
         {path: why for path, why in opaque.items() if path not in paths},
         reason,
         any(found.mode_dependent for found in done.values() if found is not None),
-        tuple(dict.fromkeys(text for found in done.values() if found is not None for text in found.dropped)),
     )
 
 

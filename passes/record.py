@@ -261,9 +261,8 @@ class Recorder(fx.Tracer):
         output.meta.update(val=self.shapes.of(output, root, self._operand), source="", scope="")
         used = {str(node.target) for node in graph.nodes if node.op == "get_attr"} - tensors_of(self.model).keys()
         self.constants = {path: self.constants.get(path, attribute(root, path)) for path in sorted(used)}
-        on_meta = any(tensor.is_meta for tensor in tensors_of(self.model).values())
         for node in graph.nodes:
-            if self.constants.get(str(node.target), _REAL).is_meta and not on_meta:
+            if self.constants.get(str(node.target), _REAL).is_meta and not _on_meta(self.model):
                 raise TraceError(
                     f"{source(node)} computes with parameters that it has from a private attribute, so that no graph "
                     "shows how: read them as module.weight, or from module.parameters()"
@@ -332,7 +331,7 @@ class Recorder(fx.Tracer):
                     where = f"{path}.{name}".lstrip(".")
                     module._buffers[name] = tensors[where]
                     self._write(where, tensors[where], value)
-            theirs = vars(before[path])
+            theirs = vars(before.get(path, module))
             for name, value in vars(module).items():
                 if type(value) in _COUNTS and theirs.get(name, value) != value:
                     self.dropped.append(f"{path}.{name}".lstrip(".") + ", which forward changes")
@@ -361,7 +360,8 @@ class Recorder(fx.Tracer):
             return False
         if isinstance(m, _PARAMETRIZED) and (is_parametrized(m) or hooks_that_compute(m)):
             return False
-        if any(isinstance(tensor, fx.Proxy) for part in m.modules() for tensor in part._parameters.values()):
+        parts = [m, *(part for part in m._modules.values() if part is not None)]  # those of an attention
+        if any(isinstance(tensor, fx.Proxy) for part in parts for tensor in part._parameters.values()):
             return False  # torch.func.functional_call has put computed values in the place of its parameters
         behaves_like = plain_subclass(m)
         known = behaves_like is not type(m) or behaves_like in custom.CLASSES or self.is_leaf(type(m))
@@ -632,6 +632,10 @@ class Recorder(fx.Tracer):
         finally:
             known.clear()
             known.update(saved)
+
+
+def _on_meta(model: nn.Module) -> bool:
+    return any(tensor.is_meta for tensor in tensors_of(model).values())
 
 
 _REAL = torch.empty(0)

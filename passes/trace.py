@@ -35,8 +35,8 @@ class Trace:
 
     A model that cannot be traced as a whole has ``pieces``; ``graph_module`` then holds their graphs side by side,
     with their own inputs and outputs, and is no stand-in for the model. ``dropped`` tells what of the model no graph
-    can hold (autocast inside forward). ``model`` is the caller's, where the graph was traced from one, and
-    ``call`` is the example, its tensors on the meta device.
+    can hold (autocast inside forward); nothing where it has pieces, since its own code runs. ``model`` is the caller's,
+    where the graph was traced from one, and ``call`` is the example, its tensors on the meta device.
     """
 
     graph_module: fx.GraphModule
@@ -90,7 +90,7 @@ def trace(
                 raise
             graph_module = _with_parts(model, pieces.graph, pieces.constants)
             inputs = tuple(str(node.target) for node in pieces.graph.nodes if node.op == "placeholder")
-            return Trace(graph_module, inputs, pieces.mode_dependent, pieces, pieces.dropped, model)
+            return Trace(graph_module, inputs, pieces.mode_dependent, pieces, model=model)
     graph_module = _with_parts(model, found.graph, found.constants)
     return Trace(
         graph_module, call.inputs, found.mode_dependent, dropped=found.dropped, model=model, call=call.on_meta()

@@ -229,6 +229,34 @@ def test_a_number_that_changes_is_noted() -> None:
     assert model.a.calls == 0  # type: ignore[union-attr]
 
 
+def test_a_model_in_pieces_runs_its_own_code() -> None:
+    class Counting(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.calls = conv(3, 8), conv(8, 4), 0
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.calls += 1
+            y: Tensor = self.b(self.a(x))
+            return y
+
+    class Deciding(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.part = Counting()
+
+        def forward(self, x: Tensor) -> Tensor:
+            y: Tensor = self.part(x)
+            return y if float(y.detach().sum()) > 0 else -y
+
+    plan = conet_fx.analyze(Deciding(), IMAGE)
+    assert plan.trace.pieces is not None
+    assert not plan.trace.dropped
+    network = plan.resize({"part.a": 5})
+    network(IMAGE)
+    assert network.get_submodule("part").calls == 1
+
+
 def test_what_hides_its_parameters_is_refused() -> None:
     def forward(self: Any, x: Tensor) -> Tensor:
         hidden = self.a._parameters["weight"] * 2.0
