@@ -114,6 +114,13 @@ class Proxy(fx.Proxy):
 
     __hash__ = fx.Proxy.__hash__
 
+    def __str__(self) -> str:
+        return format(self)
+
+    def __format__(self, spec: str) -> str:
+        value = self.node.meta["val"]
+        return repr(self) if isinstance(value, torch.Tensor) else format(value, spec)
+
     def __setattr__(self, name: str, value: Any) -> None:
         if name == "data" and self._is_like(value):
             self.detach().copy_(value.detach())

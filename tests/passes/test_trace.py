@@ -175,6 +175,23 @@ def test_python_that_asks_for_shapes_is_followed() -> None:
     assert sum(node.target == "flip" for node in traced.graph_module.graph.nodes) == 2
 
 
+def test_numbers_and_types_as_text() -> None:
+    def forward(self: Any, x: Tensor) -> Tensor:
+        y = getattr(self, f"for_{x.shape[1]}")(x)
+        assert (
+            f"{y.shape[1]:03d} {y.dtype} {str(y.device).split(':')[0]} {x.shape!s}"
+            == "004 torch.float32 cpu {}".format("torch.Size([2, 3, 8, 8])")
+        )
+        assert "%d %s" % (y.shape[1], x.dtype) == "4 torch.float32"  # noqa: UP031
+        assert f"{x}" != ""
+        z: Tensor = y * 2
+        return z
+
+    model = net(forward, for_3=conv(3, 4))
+    traced = trace(model, IMAGE)
+    same_outputs(traced, model, IMAGE)
+
+
 def test_zip_and_unpacking() -> None:
     def forward(self: Any, x: Tensor) -> Tensor:
         parts = self.a(x).chunk(2, 1)
