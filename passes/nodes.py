@@ -7,7 +7,7 @@ import dataclasses
 import types
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import fx, nn
@@ -162,16 +162,23 @@ def is_parametrized(module: nn.Module) -> bool:
 
 
 def weight_of(layer: nn.Module) -> torch.Tensor:
-    """The weight of a layer. A parametrized one is computed where it is read, which in train mode would renew the
-    buffers of a spectral norm: they stay as they are.
+    """The weight of a layer as its parameters are now: a parametrized one is computed where it is read, one that a hook
+    computes here. The buffers of a spectral norm, which train mode would renew, stay as they are.
     """
+    for hook in layer._forward_pre_hooks.values():
+        match hook:
+            case WeightNorm(name="weight"):
+                return cast(torch.Tensor, hook.compute_weight(layer))
+            case SpectralNorm(name="weight"):
+                return hook.compute_weight(layer, do_power_iteration=False)
+            case BasePruningMethod(_tensor_name="weight"):
+                return cast(torch.Tensor, hook.apply_mask(layer))  # type: ignore[no-untyped-call]
     parts = list(layer.parametrizations.modules()) if is_parametrized(layer) else []  # type: ignore[union-attr]
     training = [part for part in parts if part.training]
     try:
         for part in training:
             part.training = False
-        weight: torch.Tensor = layer.weight  # type: ignore[assignment]
-        return weight
+        return cast(torch.Tensor, layer.weight)
     finally:
         for part in training:
             part.training = True

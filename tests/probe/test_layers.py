@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.utils import parametrizations, spectral_norm
+from torch.nn.utils import parametrizations, prune, spectral_norm
 
 import conet_fx
 from conet_fx.probe import layer_metrics, probe, probed_layers
@@ -78,6 +78,25 @@ def test_measuring_leaves_the_buffers_of_spectral_norm_alone(network: Any) -> No
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     assert probe(network).keys() == {"0", "2"}
     assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
+
+
+@pytest.mark.filterwarnings("ignore:`torch.nn.utils.weight_norm` is deprecated:FutureWarning")
+@pytest.mark.parametrize("put", [
+    nn.utils.weight_norm,
+    spectral_norm,
+    lambda layer: prune.l1_unstructured(layer, "weight", amount=0.3),
+    lambda layer: prune.l1_unstructured(layer, "bias", amount=1),
+], ids=["weight norm", "spectral norm", "mask", "mask of the bias"])  # fmt: skip
+def test_weights_that_hooks_compute_are_those_of_now(put: Any) -> None:
+    torch.manual_seed(0)
+    layer = put(nn.Conv2d(3, 8, 3)).eval()
+    network = nn.Sequential(layer, nn.ReLU(), nn.Conv2d(8, 4, 1))
+    with torch.no_grad():
+        for parameter in layer.parameters():
+            parameter.mul_(torch.linspace(0.5, 2.0, 8).reshape(-1, *[1] * (parameter.ndim - 1)))
+    before = probe(network)["0"]
+    network(torch.rand(1, 3, 8, 8))  # the hook computes the weight
+    assert before == probe(network)["0"] == layer_metrics(layer.weight.detach())
 
 
 def test_bare_parameters() -> None:
