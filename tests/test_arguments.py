@@ -134,6 +134,18 @@ def test_programs(name: str, suffix: str, tmp_path: Path) -> None:
         close([found.numpy(force=True)], network(**call))
 
 
+@pytest.mark.parametrize("name", CALLS)
+def test_torch_export_takes_all_arguments_by_position(name: str) -> None:
+    call = CALLS[name]
+    network = conet_fx.analyze(Options(), call).resize({"a": 7}).eval()
+    named = {"x": IMAGE, "scale": 1.0, "mask": None, "y": None, "flat": True} | call
+    declared = [str(node.target) for node in network.graph.find_nodes(op="placeholder")]
+    args = tuple(named[key] for key in declared)
+    program = torch.export.export(network, args)
+    assert torch.equal(program.module()(*args), network(**call))
+    assert torch.equal(fx.Interpreter(network).run(*args), network(**call))
+
+
 def test_a_search_gives_the_network_what_the_loader_gives() -> None:
     batches = [({"x": torch.randn(4, 3, 8, 8), "scale": 0.5}, torch.randint(4, (4,))) for _ in range(2)]
     result = conet_fx.optimize(
