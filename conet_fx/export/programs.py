@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import inspect
+import operator
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -133,7 +134,8 @@ def _without_what_is_left_out(module: nn.Module, call: Call) -> nn.Module:
     for node in graph.find_nodes(op="placeholder"):
         compared = list(node.users)
         checks = [check for use in compared for check in use.users]
-        if node.target not in given and all(check.target is torch._assert for check in checks):
+        are_checks = all(use.target in (operator.eq, operator.ne) for use in compared)
+        if node.target not in given and are_checks and all(check.target is torch._assert for check in checks):
             for use in (*checks, *compared, node):
                 graph.erase_node(use)
     return fx.GraphModule(module, graph, type(module).__name__)
