@@ -66,7 +66,15 @@ def environment() -> dict[str, str]:
     """What the figures depend on: the processor and the versions of what was measured."""
     packages = (
         *("torch", "torchvision", "timm", "torch-pruning", "nvidia-modelopt"),
-        *("segmentation-models-pytorch", "monai", "transformers", "diffusers", "torchaudio", "ultralytics"),
+        *(
+            "segmentation-models-pytorch",
+            "monai",
+            "transformers",
+            "diffusers",
+            "torchaudio",
+            "ultralytics",
+            "pytorchcv",
+        ),
     )
     versions = {name: version for name in packages if (version := _version(name))}
     return {"processor": processor(), "python": platform.python_version(), **versions}
