@@ -328,19 +328,24 @@ class Recorder(fx.Tracer):
 
     def _keep_state(self, root: nn.Module) -> None:
         """Write what the forward has assigned to buffers (``self.mean = 0.9 * self.mean + ...``) into them, after all
-        else; note numbers of modules that it has changed, which no graph holds.
+        else; note numbers and plain tensors of modules that it has changed, which no graph holds.
         """
         tensors = dict(self._names.values())
         before = dict(self.model.named_modules())
         for path, module in root.named_modules():
             for name, value in module._buffers.items():
-                if isinstance(value, fx.Proxy):
-                    where = f"{path}.{name}".lstrip(".")
+                where = f"{path}.{name}".lstrip(".")
+                if not isinstance(value, fx.Proxy):
+                    continue
+                if where in tensors:
                     module._buffers[name] = tensors[where]
                     self._write(where, tensors[where], value)
+                else:  # it was None, or is known by another name
+                    self.dropped.append(f"{where}, which forward sets")
             theirs = vars(before.get(path, module))
             for name, value in vars(module).items():
-                if type(value) in _COUNTS and theirs.get(name, value) != value:
+                changed = type(value) in _COUNTS and theirs.get(name, value) != value
+                if changed or (isinstance(value, fx.Proxy) and isinstance(theirs.get(name), torch.Tensor)):
                     self.dropped.append(f"{path}.{name}".lstrip(".") + ", which forward changes")
 
     def _write(self, path: str, buffer: torch.Tensor, value: fx.Proxy) -> None:

@@ -229,6 +229,21 @@ def test_a_number_that_changes_is_noted() -> None:
     assert model.a.calls == 0  # type: ignore[union-attr]
 
 
+def test_state_that_no_graph_holds_is_noted() -> None:
+    def forward(self: Any, x: Tensor) -> Tensor:
+        y = self.a(x)
+        self.cache = self.plain = y.detach().mean((0, 2, 3))
+        self.features = y
+        z: Tensor = self.out(y)
+        return z
+
+    model = net(forward, a=conv(3, 8), out=conv(8, 4), plain=torch.zeros(8), features=None)
+    model.register_buffer("cache", None)
+    traced = trace(model, IMAGE)
+    assert traced.dropped == ("cache, which forward sets", "plain, which forward changes")
+    assert torch.equal(traced.graph_module(IMAGE), model(IMAGE))
+
+
 def test_a_model_in_pieces_runs_its_own_code() -> None:
     class Counting(nn.Module):
         def __init__(self) -> None:
