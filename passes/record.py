@@ -21,12 +21,10 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 import torchvision.ops
 from torch import fx, nn
 from torch._dynamo import OptimizedModule
 from torch.fx.node import map_aggregate
-from torch.fx.proxy import Attribute
 from torch.nn.utils import parametrizations, parametrize
 
 from conet_fx.errors import TraceError
@@ -53,6 +51,7 @@ from conet_fx.passes.patches import (
     parameters_that_are_proxies,
     variables_that_take_proxies,
 )
+from conet_fx.passes.proxies import AttributeProxy, Proxy, alike
 from conet_fx.passes.randomness import drawn_in_python, put_back, random_numbers_drawn_anew, random_states, same
 from conet_fx.passes.shapes import RESHAPE_IN_PLACE, Shapes, to_meta
 
@@ -63,120 +62,10 @@ _RECORDED = (
 )
 # Layers whose parametrized form is looked into: the graph then holds what computes the weight.
 _PARAMETRIZED = (nn.modules.conv._ConvNd, nn.Linear)
-# Functions of torch.nn.functional that are made of others, and are looked into unless the operator table knows them.
-_LOOKED_INTO = frozenset((F.multi_head_attention_forward,))
 _COMPOSITE = (  # modules of torch.nn that are made of others, and are looked into
     nn.Transformer, nn.TransformerEncoder, nn.TransformerDecoder,
     nn.TransformerEncoderLayer, nn.TransformerDecoderLayer, nn.modules.loss._Loss,
 )  # fmt: skip
-
-
-class Proxy(fx.Proxy):
-    """A proxy that knows its value, so that Python which needs a number gets one."""
-
-    tracer: Recorder
-
-    @classmethod
-    def __torch_function__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if function in _LOOKED_INTO:
-            proxy = next(a for a in leaves((args, kwargs)) if isinstance(a, Proxy))
-            if (found := proxy.tracer.looked_into(function, args, kwargs or {})) is not None:
-                return found
-        return super().__torch_function__(function, types, args, kwargs)
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):  # a protocol that torch asks any object for
-            raise AttributeError(name)
-        if name == "ndim" and isinstance(value := self.node.meta["val"], torch.Tensor):
-            return value.ndim  # the number of dims never changes
-        if name == "type" and isinstance(device := self.node.meta["val"], torch.device):
-            return device.type  # a name that Python looks at, as torch.autocast does
-        return _AttributeProxy(self, name)
-
-    def __round__(self, digits: int | None = None) -> Any:
-        return round(self._read("round()"), digits)
-
-    def __add__(self, other: Any) -> Any:
-        if isinstance(self.node.meta["val"], tuple):  # x.shape[:-1] + (heads, 64): items, as [*x.shape[:-1], 64] has
-            return (*self, *other)
-        return super().__add__(other)  # type: ignore[misc]  # torch.fx puts it there when it is imported
-
-    def __radd__(self, other: Any) -> Any:
-        if isinstance(self.node.meta["val"], tuple):
-            return (*other, *self)
-        return super().__radd__(other)  # type: ignore[misc]
-
-    def __eq__(self, other: Any) -> Any:
-        return self.node.meta["val"] is None if other is None else super().__eq__(other)
-
-    def __ne__(self, other: Any) -> Any:
-        return self.node.meta["val"] is not None if other is None else super().__ne__(other)
-
-    __hash__ = fx.Proxy.__hash__
-
-    def __str__(self) -> str:
-        return format(self)
-
-    def __format__(self, spec: str) -> str:
-        value = self.node.meta["val"]
-        return repr(self) if isinstance(value, torch.Tensor) else format(value, spec)
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if name == "data" and self._is_like(value):
-            self.detach().copy_(value.detach())
-            return
-        if name in _SET_ON_TENSORS:
-            raise TraceError(
-                f"{source(self.node)}: no graph can hold this assignment to .{name} of a tensor: write into it, as "
-                f"t.copy_(...) under torch.no_grad() does. Line: {user_line()[0]}"
-            )
-        super().__setattr__(name, value)
-
-    def _is_like(self, other: Any) -> bool:
-        """Whether both are tensors of one shape and type."""
-        a, b = self.node.meta["val"], other.node.meta["val"] if isinstance(other, fx.Proxy) else other
-        return all(isinstance(t, torch.Tensor) for t in (a, b)) and (a.shape, a.dtype) == (b.shape, b.dtype)
-
-    def __setitem__(self, index: Any, value: Any) -> None:
-        self.tracer.create_proxy("call_function", operator.setitem, (self, index, value), {})
-
-    def __contains__(self, item: Any) -> bool:
-        if isinstance(item, fx.Proxy):
-            item = self.tracer.number(item, "a condition")
-        return item in self.tracer.number(self, "a condition")
-
-    def __len__(self) -> int:
-        return len(self.tracer.value(self))
-
-    def __int__(self) -> int:
-        return int(self._read("int()"))
-
-    def __index__(self) -> int:
-        return int(self.tracer.number(self, "an index"))
-
-    def __float__(self) -> float:
-        return float(self._read("float()"))
-
-    def __array_ufunc__(self, ufunc: Any, method: str, *operands: Any, **options: Any) -> Any:
-        return numerals.computed(ufunc, method, operands, options)
-
-    def __array_function__(self, function: Any, types: Any, args: Any, kwargs: Any) -> Any:
-        if isinstance(self.node.meta["val"], torch.Tensor):
-            return NotImplemented
-        return numerals.reduced(function, args, kwargs)
-
-    def _read(self, use: str) -> Any:
-        """The number that this proxy stands for; what the model computes with it will not follow another size."""
-        number = self.tracer.number(self, use)
-        self.node.meta.setdefault("read_as_number", []).append(f"{use} at {user_line()[0]}")
-        return number
-
-
-class _AttributeProxy(Proxy, Attribute):
-    """``x.shape``, ``x.mT``, ``x.size``: an attribute, or a method about to be called."""
-
-    def __init__(self, root: fx.Proxy, attr: str) -> None:
-        Attribute.__init__(self, root, attr)
 
 
 def shapes_of(model: nn.Module, call: Arguments) -> Shapes:
@@ -253,7 +142,7 @@ class Recorder(fx.Tracer):
                 parameters_that_are_proxies(self._proxy_of),
                 self._wrapped_functions(),
                 followed_autograd_functions(),
-                einops_that_takes_proxies(Proxy, _AttributeProxy),
+                einops_that_takes_proxies(Proxy, AttributeProxy),
                 custom.recording(),
                 self._noting_autocast(),
             ):
@@ -351,7 +240,7 @@ class Recorder(fx.Tracer):
     def _write(self, path: str, buffer: torch.Tensor, value: fx.Proxy) -> None:
         """Record that a buffer takes on a value; what was read from it before stays as it was."""
         target = self._proxy_of(buffer)
-        if not target._is_like(value):
+        if not alike(target, value):
             raise TraceError(
                 f"{source(value.node)}: forward assigns a tensor of another shape or type to the buffer {path!r}, "
                 "and in a graph a buffer keeps both"
@@ -652,7 +541,6 @@ def _on_meta(model: nn.Module) -> bool:
 
 _REAL = torch.empty(0)
 _COUNTS = frozenset((int, float))
-_SET_ON_TENSORS = frozenset(("data", "grad", "requires_grad"))
 _NUMBERS = frozenset((int, float, bool, str, type(None)))
 
 
