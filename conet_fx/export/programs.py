@@ -130,15 +130,25 @@ def _without_what_is_left_out(module: nn.Module, call: Call) -> nn.Module:
         return module
     args, kwargs = call
     given = inspect.signature(module.forward).bind(*args, **kwargs).arguments
+    inputs = module.graph.find_nodes(op="placeholder")
+    left_out = {node.name for node in inputs if node.target not in given and _is_only_checked(node)}
+    if not left_out:
+        return module
     graph = copied_graph(module.graph)
     for node in graph.find_nodes(op="placeholder"):
-        compared = list(node.users)
-        checks = [check for use in compared for check in use.users]
-        are_checks = all(use.target in (operator.eq, operator.ne) for use in compared)
-        if node.target not in given and are_checks and all(check.target is torch._assert for check in checks):
-            for use in (*checks, *compared, node):
+        if node.name in left_out:
+            checks = [check for compared in node.users for check in compared.users]
+            for use in (*checks, *node.users, node):
                 graph.erase_node(use)
     return fx.GraphModule(module, graph, type(module).__name__)
+
+
+def _is_only_checked(node: fx.Node) -> bool:
+    """Whether nothing but assertions reads an argument of a graph."""
+    return all(
+        use.target in (operator.eq, operator.ne) and all(check.target is torch._assert for check in use.users)
+        for use in node.users
+    )
 
 
 def _check_runs(module: nn.Module, call: Call) -> None:
