@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
@@ -116,5 +117,13 @@ def launch(fabric: Fabric) -> Fabric:
         )
     several = fabric.world_size > 1 or isinstance(fabric.strategy, DDPStrategy)  # which wants it for one process too
     if several and not fabric._launched:  # a second launch() would start them again
+        if not torch.distributed.is_initialized():  # else it is the caller's, who leaves it
+            atexit.register(_leave)
         fabric.launch()
     return fabric
+
+
+def _leave() -> None:
+    """Leave the process group, which Fabric does for NCCL alone: at exit, gloo's threads may abort the process."""
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()

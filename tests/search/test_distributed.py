@@ -21,13 +21,13 @@ MODULE = ["-m", "tests.search.two_processes"]
 TORCHRUN = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
 
 
-def run(*command: str, check: bool = True) -> int:
+def run(*command: str, check: bool = True) -> subprocess.CompletedProcess[str]:
     variables = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
     done = subprocess.run(
         [sys.executable, *command], env=variables, capture_output=True, text=True, timeout=300, check=False
     )
     assert done.returncode == 0 or not check, done.stderr[-3000:]
-    return done.returncode
+    return done
 
 
 def results(path: Path, count: int) -> list[dict[str, Any]]:
@@ -56,7 +56,9 @@ def test_slopes_are_those_of_one_process_on_the_same_batches(two: list[dict[str,
 
 
 def test_one_that_is_told_to_stop_stops_both_and_the_run_goes_on(two: list[dict[str, Any]], tmp_path: Path) -> None:
-    assert run(*TORCHRUN, *MODULE, str(tmp_path), "--interrupt", "9", check=False) != 0
+    stopped = run(*TORCHRUN, *MODULE, str(tmp_path), "--interrupt", "9", check=False)
+    assert "exitcode: 143" in stopped.stderr, stopped.stderr[-3000:]
+    assert "another process of the search was told to stop" in stopped.stderr
     assert not list(tmp_path.glob("result-*"))
     assert list((tmp_path / "run" / "checkpoints").iterdir())
     run(*TORCHRUN, *MODULE, str(tmp_path))
@@ -74,6 +76,9 @@ def test_errors_of_the_first_process_reach_the_others() -> None:
 
 
 ONE = """
+import atexit
+import torch
+atexit.register(lambda: print("a group is left:", torch.distributed.is_initialized()))
 import conet_fx
 from tests.tiny import QUICK, TinyNet, tiny_loader
 settings = {**QUICK, "strategy": "ddp", "accelerator": "cpu", "trials": 1}
@@ -81,8 +86,8 @@ assert conet_fx.optimize(TinyNet(), tiny_loader(), progress=False, **settings).s
 """
 
 
-def test_ddp_of_one_process() -> None:
-    run("-c", ONE)
+def test_ddp_of_one_process_leaves_its_group_at_exit() -> None:
+    assert run("-c", ONE).stdout.splitlines()[-1] == "a group is left: False"
 
 
 def test_strategies_that_split_weights_are_refused() -> None:

@@ -40,16 +40,16 @@ class Parts:
 
 
 class Interrupted(DataLoader[Any]):
-    """Sends a signal at a batch."""
+    """Sends one signal at a batch: a second would end the process at once."""
 
     interrupt: int | None = None
 
     def __iter__(self) -> Any:
         for batch in super().__iter__():
             if self.interrupt is not None:
-                Interrupted.interrupt = self.interrupt - 1
-                if self.interrupt < 0:
+                if self.interrupt == 0:
                     os.kill(os.getpid(), signal.SIGTERM)
+                Interrupted.interrupt = self.interrupt - 1
             yield batch
 
 
@@ -76,8 +76,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    finally:  # also of a search that was told to stop: threads of a group that is left abort a process now and then
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            torch.distributed.destroy_process_group()
+    main()
