@@ -36,7 +36,7 @@ SMALL = [
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("cli") / "run"
-    assert main([*SMALL, "--run", str(path), "--quiet"]) == 0
+    assert main([*SMALL, "--run_dir", str(path), "--quiet"]) == 0
     return path
 
 
@@ -57,7 +57,7 @@ def test_settings_are_written_as_a_config_file(run: Path, tmp_path: Path) -> Non
     settings = yaml.safe_load((run / "config.yaml").read_text())
     assert (settings["arch"], settings["image_size"], settings["trials"]) == ("tests.tiny:TinyNet", 8, 2)
     again = tmp_path / "again"
-    assert main(["search", "--config", str(run / "config.yaml"), "--run", str(again), "--quiet"]) == 0
+    assert main(["search", "--config", str(run / "config.yaml"), "--run_dir", str(again), "--quiet"]) == 0
 
     def numbers(path: Path) -> list[object]:
         trials = read_history((path / "history.jsonl").read_text().splitlines())
@@ -69,7 +69,7 @@ def test_settings_are_written_as_a_config_file(run: Path, tmp_path: Path) -> Non
 
 def test_a_finished_run_resumes_without_training(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = (run / "evaluations.json").read_bytes(), (run / "history.jsonl").read_bytes()
-    assert main([*SMALL, "--run", str(run)]) == 0
+    assert main([*SMALL, "--run_dir", str(run)]) == 0
     output = capsys.readouterr()
     assert "final training" not in output.err
     assert "network" in output.out
@@ -103,7 +103,7 @@ def test_a_report_while_the_search_goes_on(
         return read_history((run / "history.jsonl").read_text().splitlines())[0].epochs
 
     monkeypatch.setattr(TrialTraining, "run", report)
-    assert main([*SMALL, "--run", str(path), "--quiet"]) == 130
+    assert main([*SMALL, "--run_dir", str(path), "--quiet"]) == 130
     assert [len(data["trials"]) for data in seen] == [0, 1]
     assert "not ended yet (at most 2 trials)" in seen[1]["summary"]
     assert ["arch", "tests.tiny:TinyNet"] not in seen[0]["config"]
@@ -132,7 +132,7 @@ def test_runs_are_compared(
 
 def test_tensorboard_while_it_runs_and_afterwards(run: Path, tmp_path: Path) -> None:
     live, after = tmp_path / "live", tmp_path / "after"
-    small = [*SMALL, "--evaluate", "false", "--quiet", "--tensorboard", str(live), "--run", str(tmp_path / "run")]
+    small = [*SMALL, "--evaluate", "false", "--quiet", "--tensorboard", str(live), "--run_dir", str(tmp_path / "run")]
     assert main([*small, "--trials", "1"]) == 0
     assert main([*small]) == 0
     assert main(["report", str(run), "--tensorboard", str(after)]) == 0
@@ -234,7 +234,7 @@ def network_of(run: Path) -> list[list[float]]:
 
 def test_a_resumed_search_keeps_the_trained_network(run: Path) -> None:
     trained = network_of(run)
-    assert main([*SMALL, "--run", str(run), "--quiet"]) == 0
+    assert main([*SMALL, "--run_dir", str(run), "--quiet"]) == 0
     assert network_of(run) == trained
 
 
@@ -450,7 +450,7 @@ def test_resize_of_what_is_no_network(tmp_path: Path, capsys: pytest.CaptureFixt
 
 
 def test_output_in_a_pipe_is_plain_text(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "conet_fx", *SMALL, "--run", str(tmp_path / "run"), "--final.seeds", "[0]"]
+    command = [sys.executable, "-m", "conet_fx", *SMALL, "--run_dir", str(tmp_path / "run"), "--final.seeds", "[0]"]
     result = subprocess.run(command, capture_output=True, text=True, check=True)
     assert "\x1b" not in result.stdout + result.stderr
     assert "trial 2/2" in result.stderr
@@ -471,7 +471,7 @@ def test_output_in_a_pipe_is_plain_text(tmp_path: Path) -> None:
 def test_bad_input_is_told_in_one_line(
     arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main([*SMALL, "--run", str(tmp_path / "run"), *arguments]) in (1, 2)
+    assert main([*SMALL, "--run_dir", str(tmp_path / "run"), *arguments]) in (1, 2)
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1

@@ -77,7 +77,7 @@ def test_the_command_line_takes_one_and_options_go_before_it(tmp_path: Path) -> 
     run = tmp_path / "run"
     words = ["search", "--arch", "tests.tiny:TinyNet", "--data", "digits", "--recipe", "cifar-resnet"]
     small = ["--image_size=8", "--trials=1", "--epochs_per_trial=1", "--evaluate=false", "--min_channels", "8"]
-    assert main([*words, *small, "--run", str(run), "--quiet"]) == 0
+    assert main([*words, *small, "--run_dir", str(run), "--quiet"]) == 0
     settings = yaml.safe_load((run / "config.yaml").read_text())
     wanted = recipes.recipe("cifar-resnet")
     assert settings["lr"] == wanted.search.lr

@@ -37,14 +37,14 @@ MINUTES: Mapping[str, Any] = {
     "final.epochs": 15,
     "final.lr": 0.05,
 }
-OF_ONE_CALL = ("config", "recipe", "debug", "run", "quiet", "tensorboard")  # search's options that config.yaml lacks
+OF_ONE_CALL = ("config", "recipe", "debug", "run_dir", "quiet", "tensorboard")  # what config.yaml lacks of the options
 
 
 def parser_of(words: Sequence[str]) -> ArgumentParser:
     """The options."""
     parser = command(run)
     parser.add_class_arguments(Job)
-    parser.add_argument("--run", type=str | None, default=None, help="run directory (default: a new one in runs/)")
+    parser.add_argument("--run_dir", type=str | None, default=None, help="run directory (default: a new one in runs/)")
     parser.add_argument("--evaluate", type=bool, default=True, help="train the networks to the end and compare them")
     parser.add_argument("--quiet", action="store_true", help="no progress display")
     parser.add_argument("--tensorboard", type=str | None, default=None, help="write scalars into this folder meanwhile")
@@ -75,7 +75,9 @@ def run(arguments: Namespace) -> None:
     together = Distributed(fabric)
 
     def choose() -> Path:
-        return Path(arguments.run) if arguments.run else _chosen(job, settings, arguments.evaluate, len(final.seeds))
+        if arguments.run_dir:
+            return Path(arguments.run_dir)
+        return _chosen(job, settings, arguments.evaluate, len(final.seeds))
 
     record = RunDirectory(together.from_first(choose))
     observers: list[Observer] = [_Settings(record, settings)]
