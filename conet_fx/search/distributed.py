@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import atexit
+import os
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning_fabric.strategies.ddp import DDPStrategy
 from lightning_fabric.strategies.deepspeed import DeepSpeedStrategy
 from lightning_fabric.strategies.fsdp import FSDPStrategy
@@ -108,7 +112,8 @@ def make_fabric(config: SearchConfig) -> Fabric:
 def launch(fabric: Fabric) -> Fabric:
     """Start the other processes, if there are any and they do not run yet.
 
-    Raises ValueError for a strategy that spreads one weight over several processes: no process could measure it.
+    Raises ValueError for a strategy that spreads one weight over several processes: no process could measure it. Warns
+    where torchrun or srun started several processes and each of them is to search alone.
     """
     if isinstance(fabric.strategy, (FSDPStrategy, ModelParallelStrategy, DeepSpeedStrategy)):
         raise ValueError(
@@ -120,7 +125,21 @@ def launch(fabric: Fabric) -> Fabric:
         if not torch.distributed.is_initialized():  # else it is the caller's, who leaves it
             atexit.register(_leave)
         fabric.launch()
+    elif not several and (started := _started()) > 1:
+        warnings.warn(
+            f"{started} processes were started, and each of them searches alone: pass devices, the number of processes "
+            "on a node (and num_nodes), to let them search together",
+            stacklevel=3,
+        )
     return fabric
+
+
+def _started() -> int:
+    """The number of processes that torchrun or srun started together with this one."""
+    for environment, variable in ((TorchElasticEnvironment, "WORLD_SIZE"), (SLURMEnvironment, "SLURM_STEP_NUM_TASKS")):
+        if environment.detect():
+            return int(os.environ.get(variable, 1))
+    return 1
 
 
 def _leave() -> None:
