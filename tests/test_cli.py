@@ -53,6 +53,17 @@ def test_a_search_writes_everything(run: Path) -> None:
     assert sum(p.numel() for p in found.parameters()) == evaluations[0]["params"]
 
 
+def test_settings_of_a_search_in_python_are_a_config_file(run: Path, tmp_path: Path) -> None:
+    ours, again = tmp_path / "python", tmp_path / "again"
+    header = json.loads((run / "run.json").read_text())
+    data = [(torch.zeros(2, 1, 8, 8), torch.zeros(2, dtype=torch.long))]
+    config = {**header["config"], "trials": 1}
+    conet_fx.optimize(TinyNet(), data, run_dir=ours, progress=False, **config)
+    of_data = ["--arch", "tests.tiny:TinyNet", "--data", "digits", "--evaluate", "false", "--quiet"]
+    assert main(["search", "--config", str(ours / "config.yaml"), *of_data, "--run_dir", str(again)]) == 0
+    assert json.loads((again / "run.json").read_text())["config"] == config
+
+
 def test_settings_are_written_as_a_config_file(run: Path, tmp_path: Path) -> None:
     settings = yaml.safe_load((run / "config.yaml").read_text())
     assert (settings["arch"], settings["image_size"], settings["trials"]) == ("tests.tiny:TinyNet", 8, 2)
@@ -202,7 +213,11 @@ class TestEvaluate:
         [
             (
                 lambda run: (run / "config.yaml").unlink(),
-                "has no config.yaml, since it was not made by conet-fx search",
+                "names no arch and data, since it was not made by conet-fx search",
+            ),
+            (
+                lambda run: (run / "config.yaml").write_text("delta: 0.01"),
+                "names no arch and data, since it was not made by conet-fx search",
             ),
             (lambda run: (run / "config.yaml").write_text("arch: [a"), "config.yaml is damaged"),
             (lambda run: (run / "config.yaml").write_text("arch: a"), "config.yaml is damaged (KeyError: 'data')"),

@@ -109,13 +109,13 @@ def _settings(record: RunDirectory) -> dict[str, Any]:
     """What ``conet-fx search`` was called with. Raises :class:`SearchError` for a run that something else made."""
     file = record.path / CONFIG
     try:
-        settings = yaml.safe_load(file.read_text(encoding="utf-8"))
+        settings = yaml.safe_load(file.read_text(encoding="utf-8")) if file.exists() else {}
+        if not {"arch", "data"} & set(settings):
+            raise SearchError(
+                f"{record.path} names no arch and data, since it was not made by conet-fx search: call "
+                "conet_fx.evaluate.evaluate with your model and data"
+            )
         settings["arch"], settings["data"], settings["final"]["seeds"]
-    except FileNotFoundError:
-        raise SearchError(
-            f"{record.path} has no {CONFIG}, since it was not made by conet-fx search: call conet_fx.evaluate.evaluate "
-            "with your model and data"
-        ) from None
     except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
         raise SearchError(f"{file} is damaged ({type(error).__name__}: {error}): restore it") from error
-    return settings  # type: ignore[no-any-return]
+    return settings

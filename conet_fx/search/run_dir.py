@@ -1,9 +1,10 @@
 """The run directory: what a search has done so far, on disk, never half-written.
 
-``run.json`` names the model (class, tensor names, group sizes) and the settings; ``plan.json`` lists its channel
-groups; ``history.jsonl`` has a line for each finished trial, ``evaluations.json`` the networks trained to the end;
-``checkpoints/`` holds the trial under way; the networks and the report lie beside them. All that is read again has
-checksums. One process at a time: ``lock``, and ``owner.json`` says which.
+``run.json`` names the model (class, tensor names, group sizes) and the settings, which ``config.yaml`` has for the
+command line; ``plan.json`` lists its channel groups; ``history.jsonl`` has a line for each finished trial,
+``evaluations.json`` the networks trained to the end; ``checkpoints/`` holds the trial under way; the networks and the
+report lie beside them. All that a run goes on with has checksums. One process at a time: ``lock``, and ``owner.json``
+says which.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+import yaml
 from filelock import FileLock, Timeout
 
 from conet_fx.errors import SearchError
@@ -30,7 +32,7 @@ from conet_fx.search.sealed import seal, unseal
 T = TypeVar("T")
 FORMAT = 3
 RUN, PLAN, HISTORY, EVALUATIONS = "run.json", "plan.json", "history.jsonl", "evaluations.json"
-CONFIG, REPORT, FOUND = "config.yaml", "report.html", "found"  # written by the command line
+CONFIG, REPORT, FOUND = "config.yaml", "report.html", "found"  # the last two, and more settings, by the command line
 LOCK, OWNER = "lock", "owner.json"
 # what may be another one when a run goes on: it does not change what the trials so far did
 FREE = frozenset({"trials", "max_params", "max_macs", "checkpoint_seconds"})
@@ -58,6 +60,7 @@ class RunDirectory:
             self._refuse_others()
             self.write(RUN, seal(header))
             self._write_plan(groups)
+            self._write_config(config)
             return []
         known = self.header()
         for key in header["model"]:
@@ -80,6 +83,7 @@ class RunDirectory:
         trials = self.history(recover=True)
         self._mend_plan(groups)
         self.write(RUN, seal(header))
+        self._write_config(config)
         return trials
 
     def _mend_plan(self, groups: Sequence[ChannelGroup]) -> None:
@@ -93,6 +97,16 @@ class RunDirectory:
 
     def _write_plan(self, groups: Sequence[ChannelGroup]) -> None:
         self.write(PLAN, seal({"groups": [dataclasses.asdict(group) for group in groups]}))
+
+    def _write_config(self, config: Mapping[str, Any]) -> None:
+        """Write the settings where ``conet-fx search --config`` reads them; what else it says there stays."""
+        try:
+            known = yaml.safe_load((self.path / CONFIG).read_text(encoding="utf-8")) or {}
+            settings = {**known, **config}
+        except (OSError, ValueError, TypeError, yaml.YAMLError):
+            known, settings = {}, dict(config)
+        if (settings := json.loads(json.dumps(settings))) != known:  # plain values, as YAML needs them
+            self.write(CONFIG, yaml.safe_dump(settings, sort_keys=False))
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 import conet_fx
 from conet_fx.search.history import Evaluation, read_history
@@ -46,6 +47,7 @@ def test_a_run_is_described_on_disk(run: Path) -> None:
     assert header["config"]["lr"] == 0.03
     groups = json.loads((run / "plan.json").read_text())["groups"]
     assert [group["name"] for group in groups] == ["a", "b", "head"]
+    assert yaml.safe_load((run / "config.yaml").read_text()) == header["config"]
 
 
 def test_refuses_a_second_run(unchanged: Path) -> None:
@@ -65,7 +67,17 @@ def test_refuses_to_resume_with_other_settings(unchanged: Path) -> None:
 
 
 def test_more_trials_may_be_asked_for(run: Path) -> None:
+    (run / "config.yaml").write_text((run / "config.yaml").read_text() + "arch: mine\n")
     assert len(search(run, trials=2, resume=True).history) == 2
+    settings = yaml.safe_load((run / "config.yaml").read_text())
+    assert (settings["trials"], settings["arch"]) == (2, "mine"), "what the command line added stays"
+
+
+@pytest.mark.parametrize("text", ["", "a: [", "- 1", "5", "\x00"])
+def test_settings_that_cannot_be_read_are_written_again(run: Path, text: str) -> None:
+    (run / "config.yaml").write_text(text)
+    search(run, resume=True)
+    assert yaml.safe_load((run / "config.yaml").read_text())["lr"] == 0.03
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"format": 1}', '{"format": 99, "model": {}, "config": {}}'])
