@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -91,6 +92,9 @@ class Proxy(fx.Proxy):
         if isinstance(item, fx.Proxy):
             item = self.tracer.number(item, "a condition")
         return item in self.tracer.number(self, "a condition")
+
+    def __iter__(self) -> Iterator[Any]:
+        return self.tracer.iter(self)  # torch.fx would read the caller's bytecode for the number of items
 
     def __len__(self) -> int:
         return len(self.tracer.value(self))
