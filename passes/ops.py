@@ -62,8 +62,8 @@ def lookup(node: fx.Node, root: nn.Module) -> Entry:
         return PARAMETER
     if node.op == "call_module":
         module = submodule(root, str(node.target))
-        computed = is_parametrized(module) or hooks_that_compute(module)
-        return OPAQUE if computed else MODULES.get(plain_subclass(module), OPAQUE)
+        other = is_parametrized(module) or hooks_that_compute(module) or "forward" in vars(module)
+        return OPAQUE if other else MODULES.get(plain_subclass(module), OPAQUE)
     if node.op == "call_method":
         return METHODS.get(str(node.target), OPAQUE)
     if isinstance(node.target, Applied):

@@ -121,6 +121,29 @@ def variables_that_take_proxies() -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def compiled_functions_looked_into() -> Iterator[None]:
+    """Let functions under ``torch.jit.script``, ``torch.jit.trace`` and ``torch.compile`` run on proxies as the Python
+    that they were made from.
+    """
+    scripted: Any = torch.jit.ScriptFunction
+    original = scripted.__call__
+
+    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        python = getattr(self, "_torchdynamo_inline", None)
+        if python is None or not any(isinstance(a, fx.Proxy) for a in leaves((args, kwargs))):
+            return original(self, *args, **kwargs)
+        return python(*args, **kwargs)
+
+    dynamo: Any = sys.modules.get("torch._dynamo.config")  # where something is compiled
+    scripted.__call__ = call
+    try:
+        with dynamo.patch(error_on_nested_fx_trace=False) if dynamo else contextlib.nullcontext():
+            yield
+    finally:
+        scripted.__call__ = original
+
+
+@contextlib.contextmanager
 def parameters_that_are_proxies(proxy_of: Callable[[torch.Tensor], Any]) -> Iterator[None]:
     """Let ``parameters()``, ``named_buffers()``, ``state_dict()`` and the like give the code of a model values of the
     graph, and ``torch.func.functional_call`` take them. ``proxy_of`` gives that of a parameter or buffer. What is no

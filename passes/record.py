@@ -29,6 +29,7 @@ from torch.nn.utils import parametrizations, parametrize
 
 from conet_fx.errors import TraceError
 from conet_fx.passes import custom, functions, numerals
+from conet_fx.passes.closures import close_over_copies
 from conet_fx.passes.inputs import Arguments
 from conet_fx.passes.lines import line_of, user_line
 from conet_fx.passes.nodes import (
@@ -43,6 +44,7 @@ from conet_fx.passes.nodes import (
     tensors_of,
 )
 from conet_fx.passes.patches import (
+    compiled_functions_looked_into,
     einops_that_takes_proxies,
     followed_autograd_functions,
     functional_that_does_not_dispatch,
@@ -137,6 +139,7 @@ class Recorder(fx.Tracer):
                 torch.enable_grad(),
                 functions_that_take_proxies(),
                 variables_that_take_proxies(),
+                compiled_functions_looked_into(),
                 random_numbers_drawn_anew(self._draw, lambda: self.running),
                 isinstance_that_sees_values(root),
                 parameters_that_are_proxies(self._proxy_of),
@@ -288,8 +291,8 @@ class Recorder(fx.Tracer):
         except Exception as error:
             while len(self.module_stack) > depth:
                 self.module_stack.popitem()
-            if self.is_leaf_module(m, path):
-                raise
+            if self.is_leaf_module(m, path) or isinstance(vars(m).get("forward"), types.FunctionType):
+                raise  # a function of its own may call another module than the copy that the network would hold
             self._forget_nodes_after(before)
             del self.dropped[dropped:]  # the call keeps it
             try:
@@ -304,11 +307,16 @@ class Recorder(fx.Tracer):
     def _refuse_new_weights(self, m: nn.Module) -> None:
         """Raise for a module with parameters that are not among those of the model."""
         if any(id(parameter) not in self._names for parameter in m.parameters()):
-            raise TraceError(
-                f"{type(m).__name__} at {user_line()[0]} has weights that are not among the model's parameters, so "
-                "no state_dict holds them and nothing trains them: make the layer in __init__, and keep it as an "
-                "attribute or in nn.ModuleList or nn.ModuleDict, not in a plain list"
-            )
+            raise self._foreign(f"the weight of {type(m).__name__}")
+
+    @staticmethod
+    def _foreign(what: str) -> TraceError:
+        return TraceError(
+            f"{what} at {user_line()[0]} is not among the parameters of the model that is traced. Where no state_dict "
+            "holds it, nothing trains it: make the layer in __init__, and keep it as an attribute or in nn.ModuleList "
+            "or nn.ModuleDict, not in a plain list. Where it is the model's, a function has it from a global name: "
+            "take it from self, since a copy is traced"
+        )
 
     def _draw(self, function: Callable[..., Any], args: Any, options: Any) -> fx.Proxy:
         """Record a function that draws random numbers. Those that it draws for its shape are put back."""
@@ -383,6 +391,8 @@ class Recorder(fx.Tracer):
             return self.create_proxy("call_function", type(a), (), fields).node
         if isinstance(a, tuple) and hasattr(a, "_fields"):
             return self.create_proxy("call_function", type(a), tuple(a), {}).node if _has_proxies(a) else a
+        if isinstance(a, nn.Parameter) and id(a) not in self._names:
+            raise self._foreign("what a function takes")
         return super().create_arg(a)
 
     def create_proxy(self, kind: str, target: Any, args: Any, kwargs: Any, *rest: Any, **more: Any) -> fx.Proxy:
@@ -487,13 +497,15 @@ class Recorder(fx.Tracer):
             new = torch.empty_like(tensor, device="meta")
             memo[id(tensor)] = nn.Parameter(new, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else new
         try:
-            root = copy.deepcopy(self.model, copies(self.model, memo))
+            memo = copies(self.model, memo)
+            root = copy.deepcopy(self.model, memo)
         except Exception as error:
             raise TraceError(
                 f"{type(self.model).__name__} cannot be copied ({type(error).__name__}: {error}), and conet-fx works "
                 "on a copy so that your model stays as it is. Tensors computed from parameters and kept as attributes "
                 "are the usual cause: detach them, or set them to None before"
             ) from error
+        close_over_copies(root, memo)
         if "forward" in vars(root):
             _into_class(root, vars(root).pop("forward"))
         for module in root.modules():
