@@ -16,7 +16,6 @@ from lightning_fabric.strategies.ddp import DDPStrategy
 from lightning_fabric.strategies.deepspeed import DeepSpeedStrategy
 from lightning_fabric.strategies.fsdp import FSDPStrategy
 from lightning_fabric.strategies.model_parallel import ModelParallelStrategy
-from torch import Tensor
 from torch.utils.data import DataLoader
 
 from conet_fx.errors import ConetError
@@ -58,23 +57,17 @@ class Distributed:
             return wish
         return bool(self.fabric.strategy.reduce_boolean_decision(wish, all=False))
 
+    def gather(self, value: T) -> list[T]:
+        """The values of all processes, in the order of their ranks. Tensors in them lie on the CPU."""
+        if self.fabric.world_size == 1:
+            return [value]
+        values: list[Any] = [None] * self.fabric.world_size
+        torch.distributed.all_gather_object(values, value)
+        return values
+
     def random_states(self, loader: Any) -> list[RandomState]:
         """The random states of all processes, in the order of their ranks."""
-        own = RandomState.capture(loader, self.fabric.device)
-        if self.fabric.world_size == 1:
-            return [own]
-        gathered = {name: self._gathered(state) for name, state in own.states.items()}
-        return [
-            RandomState({name: states[rank] for name, states in gathered.items()})
-            for rank in range(self.fabric.world_size)
-        ]
-
-    def _gathered(self, tensor: Tensor) -> list[Tensor]:
-        """The tensors of all processes, on the CPU."""
-        own = tensor.to(self.fabric.device)  # NCCL takes nothing else
-        parts = [torch.empty_like(own) for _ in range(self.fabric.world_size)]
-        torch.distributed.all_gather(parts, own)
-        return [part.cpu() for part in parts]
+        return self.gather(RandomState.capture(loader, self.fabric.device))
 
     def restore(self, states: Sequence[RandomState], loader: Any) -> None:
         """Put the generators of this process into its states."""

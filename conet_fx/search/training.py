@@ -35,8 +35,8 @@ class Tally:
             self.hits.append(hits)
 
     def state(self) -> dict[str, Any]:
-        """Four tensors and numbers, however many batches there were."""
-        losses, hits = (torch.stack(values) if values else None for values in (self.losses, self.hits))
+        """Four tensors and numbers on the CPU, however many batches there were."""
+        losses, hits = (torch.stack(values).cpu() if values else None for values in (self.losses, self.hits))
         return {"steps": self.steps, "losses": losses, "counts": torch.tensor(self.counts), "hits": hits}
 
     @classmethod

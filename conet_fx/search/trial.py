@@ -190,7 +190,7 @@ class TrialTraining:
             "precision": self._together.fabric.strategy.precision.state_dict(),
             "epochs": [dataclasses.asdict(epoch) for epoch in self.epochs],
             "trained": None if self._trained is None else dataclasses.asdict(self._trained),
-            "tally": self._tally.state(),
+            "tally": self._together.gather(self._tally.state()),
             "began": [random.states for random in self._began] if self._tally.steps else [],
             "random": [random.states for random in self._together.random_states(self._loader)],
         }
@@ -209,7 +209,8 @@ class TrialTraining:
         self._together.fabric.strategy.precision.load_state_dict(state["precision"])
         self.epochs = [Epoch.from_record(record) for record in state["epochs"]]
         self._trained = None if state["trained"] is None else Epoch.from_record(state["trained"])
-        self._tally = Tally.from_state(state["tally"], self._together.fabric.device)
+        own = state["tally"][self._together.fabric.global_rank]
+        self._tally = Tally.from_state(own, self._together.fabric.device)
         self._began = [RandomState(states) for states in state["began"]]
         self._together.restore([RandomState(states) for states in state["random"]], self._loader)
         for epoch in self.epochs:

@@ -22,6 +22,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 import conet_fx
+from conet_fx.search import checkpoint
 from tests.search.undisturbed import SETTINGS, Augmented, Noisy, fingerprint
 from tests.tiny import TinyNet, tiny_data
 
@@ -66,6 +67,7 @@ def main() -> None:
     plain: Any = TinyNet()
     plain.norm = nn.Identity()
     alike = conet_fx.optimize(plain, Parts(rank, world), progress=False, **steady)
+    checkpoint.STEPS = 1  # to stop inside an epoch, which has four
     Interrupted.interrupt = options.interrupt if rank == 0 else None
     loader = Interrupted(Augmented(), batch_size=6, shuffle=True, generator=torch.Generator().manual_seed(5))
     shared = conet_fx.optimize(Noisy(), loader, run_dir=options.dir / "run", resume=True, progress=False, **settings)
