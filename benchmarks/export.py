@@ -169,11 +169,12 @@ def export_to(module: nn.Module, path: Path, inputs: Any) -> None:
 
 
 def taken(module: fx.GraphModule, inputs: Any) -> Any:
-    """The inputs that the graph takes: what is no tensor is fixed in it."""
+    """The inputs that the graph has to be given: what is no tensor has a default."""
     if not isinstance(inputs, dict):
         return inputs
     names = {str(node.target) for node in module.graph.find_nodes(op="placeholder")}
-    return {key: value for key, value in inputs.items() if key in names}
+    plain = (bool, int, float, str, type(None))
+    return {key: value for key, value in inputs.items() if key in names and not isinstance(value, plain)}
 
 
 def as_tensors(module: fx.GraphModule, inputs: Any) -> dict[str, torch.Tensor]:
