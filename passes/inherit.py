@@ -32,7 +32,8 @@ def kept_channels(traced: Trace, facts: Facts, draft: fx.GraphModule) -> Positio
             writes = [axis for axis, role in enumerate(layout.roles) if role and role not in reads]
             if len(layout.dims) > 1 and reads & set(layout.roles) and writes:
                 site = (layer.path, layout.roles[writes[0]])
-                weight = attribute(traced.graph_module, tensor_path(layer, layout)).detach().double()
+                weight = attribute(traced.graph_module, tensor_path(layer, layout)).detach()
+                weight = (weight.abs() if weight.is_complex() else weight).double()
                 if site in old.sites:
                     norms[site] = _norms(weight, writes[0], layout.blocks).cpu().numpy()
     kept = {site: torch.from_numpy(where) for site, where in match(old, new, norms).items()}

@@ -250,12 +250,15 @@ def _resets_all(module: nn.Module) -> bool:
 
 
 def _fill_like(new: torch.Tensor, old: torch.Tensor) -> None:
-    if not isinstance(new, nn.Parameter) or not new.is_floating_point():
+    if not isinstance(new, nn.Parameter) or not (new.is_floating_point() or new.is_complex()):
         for axis, length in enumerate(new.shape):
             if length != old.shape[axis]:
                 old = old.index_select(axis, torch.arange(length, device=old.device) % old.shape[axis])
         new.copy_(old)
-    elif old.numel() == 0 or bool((old == old.flatten()[0]).all()):
+        return
+    if new.is_complex():
+        new, old = torch.view_as_real(new), torch.view_as_real(old)
+    if old.numel() == 0 or bool((old == old.flatten()[0]).all()):
         new.fill_(old.flatten()[0]) if old.numel() else None
     else:
         new.normal_(float(old.mean()), float(old.std()))

@@ -325,7 +325,7 @@ class Parameter(Rule):
         tensor = attribute(call.root, call.path)
         if not isinstance(tensor, torch.Tensor):
             return fixed_like(call.node.meta["val"])
-        if not tensor.is_floating_point():
+        if not (tensor.is_floating_point() or tensor.is_complex()):
             return fixed_like(tensor)
         if call.path not in call.facts.layers:
             free = 2 if _is_kernel(call) else tensor.ndim  # the taps of a kernel are no channels

@@ -132,15 +132,18 @@ class Product(Rule):
 
 
 def _parameter(call: Call, node: fx.Node) -> Layer | None:
-    """The parameter that an operand is, perhaps with its dims in another order."""
-    while isinstance(node, fx.Node) and node.target in _REORDERED and isinstance(node.args[0], fx.Node):
+    """The parameter that an operand is, perhaps with its dims in another order, or in another type."""
+    while isinstance(node, fx.Node) and node.target in _THE_SAME and isinstance(node.args[0], fx.Node):
         node = node.args[0]
     if node.op != "get_attr" or not isinstance(attribute(call.root, str(node.target)), nn.Parameter):
         return None
     return call.facts.layers.get(str(node.target))
 
 
-_REORDERED = {"t", "transpose", "permute", torch.t, torch.transpose, torch.permute}
+_THE_SAME = {
+    *("t", "transpose", "permute", "to", "type", "type_as", "float", "double", "half", "bfloat16", "contiguous"),
+    *(torch.t, torch.transpose, torch.permute),
+}
 
 
 def _laid_out(field: torch.Tensor, places: list[int], ndim: int) -> torch.Tensor:

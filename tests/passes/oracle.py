@@ -136,7 +136,7 @@ class _World:
             for name in (*module._parameters, *module._buffers, *sorted(plain)):
                 tensor = getattr(module, name)
                 where = f"{path}.{name}".lstrip(".")
-                if not isinstance(tensor, torch.Tensor) or not tensor.is_floating_point():
+                if not isinstance(tensor, torch.Tensor) or not (tensor.is_floating_point() or tensor.is_complex()):
                     continue
                 if id(tensor) not in fakes:
                     sizes = self._sizes(module, where, tensor)

@@ -164,6 +164,7 @@ DIFFERENT: dict[str, tuple[str, Difference]] = {
     "moves-max_feature_map": (LITERAL, Difference(bold=1)),
     "moves-flatten_by_literal": (LITERAL, Difference(bold=1)),
     "numbers-created_by_literal": (LITERAL, Difference(bold=1)),
+    "computed-fourier_layer": (LITERAL, Difference(bold=1)),
     "spellings-everything_by_keyword": (LITERAL, Difference(bold=1)),
     "spellings-split_size_by_keyword": (LITERAL, Difference(bold=1)),
     "spellings-negative_dims": (LITERAL, Difference(bold=1)),

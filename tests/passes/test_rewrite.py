@@ -104,17 +104,29 @@ def test_a_number_that_the_graph_computes_is_not_spelled_out(spelling: str) -> N
     assert plan.resize({"conv": 6})(x).shape == (3, 6, 2)
 
 
-@pytest.mark.parametrize("dtype", [torch.int64, torch.complex64])
-def test_parameters_that_are_no_floats_are_kept(dtype: torch.dtype) -> None:
-    """Tables of integers and complex factors, which no normal distribution gives."""
+def test_parameters_that_are_no_floats_are_kept() -> None:
+    """Tables of integers, which no normal distribution gives."""
 
     def forward(self: Any, x: torch.Tensor) -> torch.Tensor:
         return self.out(self.conv(x) + self.table.abs().sum())
 
-    table = nn.Parameter(torch.arange(4).to(dtype), requires_grad=False)
+    table = nn.Parameter(torch.arange(4), requires_grad=False)
     model = net(forward, conv=nn.Conv2d(3, 4, 1), table=table, out=nn.Conv2d(4, 2, 1))
     plan = conet_fx.analyze(model, torch.rand(2, 3, 5, 5))
     assert plan.resize({"conv": 6}).table.tolist() == [0, 1, 2, 3]
+
+
+def test_complex_parameters_are_drawn_with_the_spread_of_both_parts() -> None:
+    def forward(self: Any, x: torch.Tensor) -> torch.Tensor:
+        return self.out(torch.fft.ifft(torch.fft.fft(self.conv(x)) * self.factors).real)
+
+    factors = nn.Parameter(torch.complex(torch.randn(400, 1) + 1, torch.randn(400, 1) + 1) * 3)
+    model = net(forward, conv=nn.Conv1d(3, 400, 1), factors=factors, out=nn.Conv1d(400, 2, 1))
+    new = conet_fx.analyze(model, torch.rand(2, 3, 5)).resize({"conv": 600}).factors.detach()
+    assert (new.shape, new.dtype) == ((600, 1), torch.complex64)
+    for part in (new.real, new.imag):
+        assert float(part.mean()) == pytest.approx(3, abs=0.5)
+        assert float(part.std()) == pytest.approx(3, abs=0.5)
 
 
 @pytest.mark.parametrize("init", ["reset", "inherit"])

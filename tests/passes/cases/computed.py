@@ -254,3 +254,19 @@ def functions_with_one_output() -> nn.Module:
         return self.out(y + F.linear(F.relu(self.b(x)).mean((2, 3)), self.v)[:, :, None, None])
 
     return net(forward, a=conv(3, 6), w=parameter(1, 6, 1, 1), b=conv(3, 7), v=parameter(1, 7), out=conv(1, 5))
+
+
+@case({"a": (6, 1), "w": (8, 1)})
+def fourier_layer() -> nn.Module:
+    """Complex weights mix the channels of the lowest frequencies, as Fourier neural operators do."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.a(x)
+        low = torch.fft.rfft2(x)
+        spectrum = torch.zeros(x.shape[0], 8, *low.shape[2:], dtype=low.dtype, device=x.device)
+        mixed = torch.einsum("bixy,ioxy->boxy", low[:, :, :3, :2], self.w.to(low.dtype))
+        spectrum[:, :, :3, :2] = mixed
+        return self.out(F.gelu(torch.fft.irfft2(spectrum, s=x.shape[2:]) + self.b(x)))
+
+    w = nn.Parameter(torch.randn(6, 8, 3, 2, dtype=torch.complex64) / 6)
+    return net(forward, a=conv(3, 6), b=conv(6, 8), w=w, out=conv(8, 5))
