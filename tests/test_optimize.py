@@ -331,12 +331,20 @@ def test_refuses_loaders(loader: Any, error: type[Exception], message: str) -> N
         (torch.tensor([0, 1, 2, 3]), r"targets run from 0 to 3, but the model has 3 outputs"),
         (torch.tensor([0, -1, 2, 1]), "targets run from -1 to 2"),
         (torch.zeros(4, 2).long(), r"targets of shape \(4, 2\) are no class indices"),
+        (torch.zeros(4, 3).long(), r"no class indices .*: let the loader give target.argmax\(1\)"),
+        (torch.zeros(4, dtype=torch.int32), r"targets are torch.int32, .* give target.long\(\)"),
         (torch.zeros(4, 2), r"no class probabilities for 3 outputs"),
         ("0120", "targets are a str, not a tensor"),
     ],
 )
 def test_refuses_targets_that_do_not_fit(target: Any, message: str) -> None:
     refuse(conet_fx.SearchError, message, batches=[(torch.randn(4, 1, 6, 6), target)])
+
+
+def test_says_which_targets_of_a_later_batch_do_not_fit() -> None:
+    batches = [BATCH[0], (BATCH[0][0], torch.tensor([0, 7, 1, 2]))]
+    with pytest.raises(conet_fx.SearchError, match="a batch has targets from 0 to 7, and the model 3 outputs"):
+        search(loader=batches)
 
 
 @pytest.mark.parametrize("delta", [0, -1.0, float("nan"), float("inf")])
@@ -353,6 +361,11 @@ def test_refuses_unknown_settings() -> None:
 def test_refuses_a_model_with_nothing_to_resize() -> None:
     linear = nn.Sequential(nn.Flatten(), nn.Linear(36, 3))
     refuse(conet_fx.SearchError, "nothing to resize.*frozen", linear)
+
+
+def test_refuses_a_model_that_cannot_be_trained() -> None:
+    refuse(conet_fx.SearchError, "no parameter of TinyNet requires a gradient", TinyNet().requires_grad_(False))
+    refuse(conet_fx.SearchError, "TinyNet lies on the meta device", TinyNet().to("meta"))
 
 
 def test_refuses_a_model_that_does_not_fit_the_data() -> None:

@@ -94,9 +94,14 @@ def check_targets(output: Any, target: Any) -> None:
             )
         return
     if target.ndim != output.ndim - 1:
+        one_hot = target.shape[1:] == output.shape[1:]
         raise SearchError(
             f"targets of shape {tuple(target.shape)} are no class indices for outputs of shape {tuple(output.shape)}: "
-            "pass loss_fn, a callable of (output, target)"
+            + ("let the loader give target.argmax(1)" if one_hot else "pass loss_fn, a callable of (output, target)")
+        )
+    if target.dtype not in (torch.int64, torch.uint8):
+        raise SearchError(
+            f"targets are {target.dtype}, and cross entropy takes int64: let the loader give target.long()"
         )
     ignored = target == -100
     if bool(((target < 0) & ~ignored).any()) or int(target.max()) >= classes:

@@ -44,6 +44,7 @@ class Task:
         if hooks.train_epoch is None or example_inputs is None:
             inputs, target = first_batch(loader)
             example_inputs = samples(inputs, SAMPLES) if example_inputs is None else example_inputs
+        _check_trainable(model)
         options = {"tie_concat": config.tie_concat, "resize_linear": config.resize_linear}
         plan = analyze(model, example_inputs, **options)
         if plan.trace.mode_dependent and not plan.trace.pieces:
@@ -84,6 +85,20 @@ class Task:
                 f"the first candidate has {cost.params:,} parameters and {cost.macs:,} multiply-adds, above "
                 f"max_params={config.max_params} or max_macs={config.max_macs}: begin with smaller initial_channels"
             )
+
+
+def _check_trainable(model: nn.Module) -> None:
+    """Raise SearchError for a model of which no candidate could be trained."""
+    parameters = list(model.parameters()) if isinstance(model, nn.Module) else []
+    if any(parameter.is_meta for parameter in parameters):
+        raise SearchError(
+            f"{type(model).__name__} lies on the meta device, which holds no numbers: build it on the CPU"
+        )
+    if parameters and not any(parameter.requires_grad for parameter in parameters):
+        raise SearchError(
+            f"no parameter of {type(model).__name__} requires a gradient, and a search trains candidates from fresh "
+            "weights: call model.requires_grad_(True) before"
+        )
 
 
 def cost_per_sample(plan: ChannelPlan, sizes: Mapping[str, int]) -> Cost:

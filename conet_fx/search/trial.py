@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -227,7 +226,16 @@ def _optimizer(candidate: fx.GraphModule, config: SearchConfig, hooks: Hooks) ->
 
 
 def _cross_entropy(config: SearchConfig) -> Loss:
-    return functools.partial(F.cross_entropy, label_smoothing=config.label_smoothing)
+    def loss(output: Any, target: Any) -> torch.Tensor:
+        try:
+            return F.cross_entropy(output, target, label_smoothing=config.label_smoothing)
+        except IndexError as error:  # on a CPU; of later batches than the one that was looked at before
+            low, high = int(target.min()), int(target.max())
+            raise SearchError(
+                f"a batch has targets from {low} to {high}, and the model {output.shape[1]} outputs"
+            ) from error
+
+    return loss
 
 
 def _out_of_memory(error: BaseException, where: str, candidate: fx.GraphModule, fabric: Fabric) -> SearchError | None:
