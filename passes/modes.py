@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import torch
@@ -30,12 +30,16 @@ class Recorded:
     dropped: tuple[str, ...]
 
 
-def recorded(model: nn.Module, call: Arguments, is_leaf: Callable[[Any], bool]) -> Recorded:
+def recorded(
+    model: nn.Module, call: Arguments, is_leaf: Callable[[Any], bool], on: Collection[str] = ("meta", "fake")
+) -> Recorded:
     """The graph of ``model`` in its present mode, which holds for the other mode too where that is possible.
+
+    ``on``: the kinds of tensors, see :class:`~conet_fx.passes.shapes.Shapes`.
 
     Raises :class:`~conet_fx.errors.TraceError` for a model that cannot be traced.
     """
-    shapes = shapes_of(model, call)
+    shapes = shapes_of(model, call, on)
     graph, recorder = _best(model, call, is_leaf, shapes)
     joined = True
     if recorder.reads_mode:

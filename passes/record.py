@@ -17,13 +17,14 @@ import itertools
 import math
 import operator
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 import torch
 import torchvision.ops
 from torch import fx, nn
 from torch._dynamo import OptimizedModule
+from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException
 from torch.fx.node import map_aggregate
 from torch.nn.utils import parametrizations, parametrize
 
@@ -70,10 +71,10 @@ _COMPOSITE = (  # modules of torch.nn that are made of others, and are looked in
 )  # fmt: skip
 
 
-def shapes_of(model: nn.Module, call: Arguments) -> Shapes:
+def shapes_of(model: nn.Module, call: Arguments, on: Collection[str] = ("meta", "fake")) -> Shapes:
     """What runs the nodes of the graphs of ``model``; several recordings may share it, since it remembers results."""
     devices = [t.device for t in (*tensors(call.values), *model.parameters()) if t.device.type != "meta"]
-    return Shapes(devices[0] if devices else torch.device("cpu"))
+    return Shapes(devices[0] if devices else torch.device("cpu"), on)
 
 
 class Recorder(fx.Tracer):
@@ -435,7 +436,7 @@ class Recorder(fx.Tracer):
         if isinstance(value, torch.Tensor):
             raise TraceError(
                 f"{source(proxy.node)}: {use} depends on the data in a tensor, and a graph has one path for all data. "
-                "Use torch.where, or put the branch in a module that conet-fx need not look into. "
+                "Use torch.where, or put this part into a module of its own, which is one call. "
                 f"Line: {user_line()[0]}"
             )
         return value
@@ -451,10 +452,8 @@ class Recorder(fx.Tracer):
             return self.shapes.of(node, self.root, self._operand)
         except Exception as error:
             shapes = [tuple(t.shape) for t in tensors([n.meta.get("val") for n in node.all_input_nodes])]
-            hint = ": pass an example of two samples" if "more than 1 value per channel" in str(error) else ""
-            raise TraceError(
-                f"{source(node)} failed on inputs of shape {shapes}: {type(error).__name__}: {error}{hint}"
-            ) from error
+            told = f"{type(error).__name__}: {str(error).removesuffix('.')}{_hint(node, error)}"
+            raise TraceError(f"{source(node)} failed on inputs of shape {shapes}: {told}") from error
         finally:
             self.running = False
 
@@ -570,6 +569,24 @@ def _into_class(root: nn.Module, forward: Callable[..., Any]) -> None:
         "__doc__": own.__doc__,
     }
     root.__class__ = type(own.__name__, (own,), members)
+
+
+def _hint(node: fx.Node, error: Exception) -> str:
+    """What to do about an operator that does not run without data."""
+    if "more than 1 value per channel" in str(error):
+        return ": pass an example of two samples"
+    if node.target in _BACKWARD:
+        return ". Gradients inside a forward are in no graph: put this part into a module of its own, which is one call"
+    if node.target in _NEED_DATA or isinstance(error, (DataDependentOutputException, DynamicOutputShapeException)):
+        return (
+            ". This depends on the data in a tensor, and a graph is one for all data: keep numbers in tensors "
+            "(y / y.amax()), masks in torch.where, or put this part into a module of its own, which is one call"
+        )
+    return ""
+
+
+_BACKWARD = {"backward", torch.autograd.grad, torch.autograd.backward}
+_NEED_DATA = {"item", "tolist", "numpy"}
 
 
 def _is_in_place(target: Any) -> bool:

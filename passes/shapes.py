@@ -15,7 +15,7 @@ import logging
 import operator
 import random
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, cast
 
 import numpy as np
@@ -26,7 +26,7 @@ from torch.fx.node import map_aggregate, map_arg
 from torch.nn.modules.conv import _ConvNd
 from torch.utils import _pytree as pytree
 
-from conet_fx.passes.nodes import attribute, copies, lies_in_order, submodule, tensors, tensors_of
+from conet_fx.passes.nodes import attribute, copies, leaves, lies_in_order, submodule, tensors, tensors_of
 
 _META = torch.device("meta")
 
@@ -39,15 +39,16 @@ def to_meta(a: Any) -> Any:
 
 
 class Shapes:
-    """Runs the nodes of a graph. ``device`` is where the tensors of the model are; ``on_meta=False`` runs on fake
-    tensors alone, which take the same paths through torch as real ones.
+    """Runs the nodes of a graph. ``device`` is where the tensors of the model are; ``on`` the kinds of tensors that are
+    tried: "meta", "fake", which take the same paths through torch as real ones, and "ones" in place of the weights and
+    inputs of modules that need data and have code that is not torch's.
 
     Networks repeat their blocks, so what a layer or a function of torch gives is remembered.
     """
 
-    def __init__(self, device: torch.device, on_meta: bool = True) -> None:
+    def __init__(self, device: torch.device, on: Collection[str] = ("meta", "fake")) -> None:
         self.device = device
-        self._on_meta = on_meta
+        self._on = on
         self._known: dict[tuple[Any, ...], Any] = {}
 
     def of(self, node: fx.Node, root: nn.Module, value: Callable[[fx.Node], Any]) -> Any:
@@ -81,7 +82,7 @@ class Shapes:
 
     def run(self, target: str | Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         """What a function, a module, or the method of that name gives on meta tensors."""
-        key = _key(target, args, kwargs) if self._on_meta else None
+        key = _key(target, args, kwargs) if "meta" in self._on else None
         if key is None or key not in self._known:
             result = _normalised(target, args) if key is not None and not kwargs else None
             if result is None:
@@ -99,23 +100,35 @@ class Shapes:
         )
         if foreign:
             assert isinstance(target, nn.Module)
-            same = {id(tensor): tensor for tensor in tensors_of(target).values()}
-            target = copy.deepcopy(target, copies(target, same))  # it may keep what it computes
+            original, target = target, _copied(target)
         args, kwargs = _with_plain_fill(target, args, kwargs)
         if target in _WANTS_A_VIEW:
             args = tuple(a.contiguous() if isinstance(a, torch.Tensor) else a for a in args)
-        if self._on_meta and not _chooses_the_layout(target, args, kwargs):
+        if "meta" in self._on and not ("fake" in self._on and _chooses_the_layout(target, args, kwargs)):
             with contextlib.suppress(Exception), torch.no_grad():
                 return _call(target, args, kwargs, to_meta)
         if target in _LOOKS_AT_DATA:
             return _call(target, *map_aggregate((args, kwargs), _ones), _ones)
+        try:
+            return self._on_fakes(target, args, kwargs, foreign)
+        except Exception:
+            if not ("ones" in self._on and foreign):
+                raise
+        with torch.no_grad():
+            found = _call(_copied(original), *map_aggregate((args, kwargs), _example), _example)
+        if not all(isinstance(leaf, torch.Tensor) for leaf in leaves(found)):
+            raise TypeError("a number out of the data would be in the graph for good")
+        return found
+
+    def _on_fakes(self, target: str | Callable[..., Any], args: Any, kwargs: Any, foreign: bool) -> Any:
+        if "fake" not in self._on:
+            raise RuntimeError("it runs on no meta tensors")
         with (
             _no_fakes_in_caches() if foreign else contextlib.nullcontext(),
             FakeTensorMode(allow_non_fake_inputs=True),
             torch.no_grad(),
         ):
-            args, kwargs = map_aggregate((args, kwargs), self._as_if_real)
-            return _call(target, args, kwargs, self._as_if_real)
+            return _call(target, *map_aggregate((args, kwargs), self._as_if_real), self._as_if_real)
 
     def _as_if_real(self, a: Any) -> Any:
         """A fake tensor on the device of the model."""
@@ -207,6 +220,18 @@ def _with_plain_fill(target: Any, args: Any, kwargs: Any) -> tuple[Any, Any]:
     return (*args[:place], *map(number, args[place : place + 1]), *args[place + 1 :]), {
         name: number(value) if name == "fill_value" else value for name, value in kwargs.items()
     }
+
+
+def _copied(module: nn.Module) -> nn.Module:
+    """A copy with the same tensors: a module may keep what it computes."""
+    return copy.deepcopy(module, copies(module, {id(tensor): tensor for tensor in tensors_of(module).values()}))
+
+
+def _example(a: Any) -> Any:
+    """A tensor with numbers: ones, and zeros where these may be places."""
+    if not isinstance(a, torch.Tensor):
+        return a
+    return (torch.ones if a.is_floating_point() or a.is_complex() else torch.zeros)(a.shape, dtype=a.dtype)
 
 
 def _ones(a: Any) -> Any:

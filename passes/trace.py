@@ -86,11 +86,14 @@ def trace(
             found = recorded(model, call, is_leaf)
         except TraceError as error:
             pieces = islands.find(model, call, is_leaf, str(error)) if in_pieces else None
-            if pieces is None:
-                raise
-            graph_module = _with_parts(model, pieces.graph, pieces.constants)
-            inputs = tuple(str(node.target) for node in pieces.graph.nodes if node.op == "placeholder")
-            return Trace(graph_module, inputs, pieces.mode_dependent, pieces, model=model)
+            if pieces is not None:
+                graph_module = _with_parts(model, pieces.graph, pieces.constants)
+                inputs = tuple(str(node.target) for node in pieces.graph.nodes if node.op == "placeholder")
+                return Trace(graph_module, inputs, pieces.mode_dependent, pieces, model=model)
+            try:
+                found = recorded(model, call, is_leaf, ("meta", "fake", "ones"))
+            except TraceError:
+                raise error from None
     graph_module = _with_parts(model, found.graph, found.constants)
     return Trace(
         graph_module, call.inputs, found.mode_dependent, dropped=found.dropped, model=model, call=call.on_meta()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import fx
@@ -28,7 +28,7 @@ def verify(module: fx.GraphModule, traced: Trace, facts: Facts, size: Callable[[
     :class:`~conet_fx.errors.ResizeError` naming the first node that fails: always a fault of a rule, never of the user.
     """
     module.graph.lint()
-    shapes = Shapes(torch.device("cpu"))
+    shapes = Shapes(torch.device("cpu"), ("meta", "fake", "ones"))
     originals = {node.name: node for node in traced.graph_module.graph.nodes}
     with undisturbed():
         for node in module.graph.nodes:
@@ -66,6 +66,26 @@ def _flops_of_product(added: torch.Size, a: torch.Size, b: torch.Size, *_: Any, 
     return 2 * math.prod(a) * b[-1]
 
 
+class _Whole:
+    """Tells no module from another."""
+
+    parents = frozenset(("Global",))
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+
+class _Counter(FlopCounterMode):
+    """The hooks by which torch's counter tells modules apart fail on gradients that a forward takes."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.mod_tracker = cast(Any, _Whole())
+
+
 @contextlib.contextmanager
 def counting() -> Iterator[FlopCounterMode]:
     """A counter that sees every product: fused attention, which it knows on some devices only, is taken apart, and so
@@ -83,7 +103,7 @@ def counting() -> Iterator[FlopCounterMode]:
         with (
             torch.backends.cudnn.flags(enabled=False),
             sdpa_kernel(SDPBackend.MATH),
-            FlopCounterMode(display=False, custom_mapping=more) as counter,
+            _Counter(display=False, custom_mapping=more) as counter,
         ):
             yield counter
     finally:
@@ -92,17 +112,19 @@ def counting() -> Iterator[FlopCounterMode]:
 
 def multiply_adds(node: fx.Node) -> int:
     """What one operator of a traced module costs, counted while it runs on fake tensors, which take the same paths as
-    real ones; on meta tensors where it does not run on these (it reads a number out of a tensor of its own).
+    real ones; where it does not run on these (it reads a number out of one of its own), on meta tensors or on ones.
     """
     module = node.graph.owning_module
     assert module is not None
     with undisturbed():
-        try:
-            with counting() as counter:
-                Shapes(torch.device("cpu"), on_meta=False).of(node, module, lambda n: n.meta["val"])
-        except Exception:
-            with counting() as counter:
-                Shapes(torch.device("cpu")).of(node, module, lambda n: n.meta["val"])
+        for kind in ("fake", "meta", "ones"):
+            try:
+                with counting() as counter:
+                    Shapes(torch.device("cpu"), (kind,)).of(node, module, lambda n: n.meta["val"])
+                break
+            except Exception:
+                if kind == "ones":
+                    raise
     return int(counter.get_total_flops()) // 2
 
 

@@ -247,5 +247,5 @@ def test_no_fake_tensor_stays_in_a_cache() -> None:
     conet_fx.analyze(model, IMAGE)
     assert type(table_of_positions(8, IMAGE.device)) is Tensor
     table_of_positions.cache_clear()
-    Shapes(torch.device("cpu"), on_meta=False).run(model[1], (torch.empty(2, 3, 8, 8, device="meta"),), {})
+    Shapes(torch.device("cpu"), ("fake",)).run(model[1], (torch.empty(2, 3, 8, 8, device="meta"),), {})
     assert type(table_of_positions(8, IMAGE.device)) is Tensor
