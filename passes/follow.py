@@ -185,7 +185,10 @@ class _Counterparts(Shapes):
             raise _Differs
         if ours.op == "placeholder":
             self._values[theirs] = self._call[str(target)]
-        found = list(self._numbers((arguments, keywords), (theirs.args, dict(theirs.kwargs))))
+        other = [*theirs.args]
+        if target is torch._assert:  # what follows is a text, in which numbers may stand
+            arguments, other = arguments[:1], other[:1]
+        found = list(self._numbers((arguments, keywords), (other, dict(theirs.kwargs))))
         name = getattr(target, "__name__", str(target))
         if ours.op == "get_attr" and isinstance(tensor := attribute(root, str(target)), torch.Tensor):
             name = "a tensor that forward makes"  # parameters and buffers are those of the graph

@@ -369,6 +369,24 @@ def test_a_width_that_an_assertion_compares_is_set(tmp_path: Path) -> None:
     assert model[1].channels == 6
 
 
+def test_numbers_in_the_text_of_an_assertion_are_no_widths(tmp_path: Path) -> None:
+    class Told(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.width, self.size = nn.Conv2d(3, 8, 1), 8, 6
+            self.out = nn.Conv2d(8, 2, 1)
+
+        def forward(self, x: Tensor) -> Any:
+            n, _, height, _ = x.shape
+            torch._assert(height == self.size, f"{height} where {self.size} was expected, {self.width} channels")
+            return self.out(self.conv(x).reshape(n, self.width, -1).unflatten(2, (self.size, self.size)))
+
+    resized = saved(Told(), tmp_path, conv=5)
+    applied = conet_fx.apply(Told(), tmp_path)
+    assert same(applied, resized, X)
+    assert applied.width == 5
+
+
 def test_a_recipe_of_a_loaded_network_is_checked_too(tmp_path: Path) -> None:
     model = Net(SPELT["view"][0])
     saved(model, tmp_path / "first")
