@@ -103,10 +103,17 @@ def _from_factory(module: str, name: str, num_classes: int, in_channels: int) ->
         raise ValueError(f"cannot build {arch!r}: {module} has no {name!r}{hint}") from error
     if not callable(factory):
         raise TypeError(f"{arch} must be a class or a function that returns a module, not {factory!r}")
-    parameters = inspect.signature(factory).parameters.values()
+    parameters = list(inspect.signature(factory).parameters.values())
     takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
     named = {p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
     offered: dict[str, Any] = {"num_classes": num_classes, "in_channels": in_channels}
+    variadic = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    required = [p.name for p in parameters if p.default is p.empty and p.kind not in variadic]
+    if unknown := [name for name in required if name not in offered]:
+        raise TypeError(
+            f"{arch} needs {', '.join(unknown)}, and is offered num_classes and in_channels only: name its parameters "
+            "so, give the others defaults, or write a function of these two that calls it"
+        )
     model = factory(**{key: value for key, value in offered.items() if takes_any or key in named})
     if not isinstance(model, nn.Module):
         raise TypeError(f"{arch} must return a torch.nn.Module, not {type(model).__name__}")

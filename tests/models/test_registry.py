@@ -60,6 +60,7 @@ def test_torchvision_takes_three_channels() -> None:
     [
         ("NOT_CALLABLE", "must be a class or a function"),
         ("nothing", "must return a torch.nn.Module, not NoneType"),
+        ("others", "factories:others needs classes, width, and is offered num_classes and in_channels only"),
     ],
 )
 def test_not_a_factory(name: str, message: str) -> None:
