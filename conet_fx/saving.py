@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Mapping
 
 from torch import nn
@@ -22,7 +23,8 @@ def save(
 ) -> None:
     """Write ``module`` to ``dir`` (made if missing) as ``model.safetensors`` and ``recipe.json``: :func:`conet_fx.load`
     and :func:`conet_fx.apply` read them. What is kept and what is not: :func:`conet_fx.recipe.save`. A model that was
-    traced in pieces (``plan.trace.pieces``) is for :func:`conet_fx.apply` only.
+    traced in pieces (``plan.trace.pieces``) is for :func:`conet_fx.apply` only, and so, with a warning, is one whose
+    graph calls code of the user's (a module that torch.fx cannot look into, an autograd function).
 
     Args:
         module: what ``plan.resize(sizes)`` gave, trained or not; or ``plan.trace.graph_module``, the network as it was
@@ -46,4 +48,12 @@ def save(
     groups = {group.name: recipe.GroupSpec(sizes[group.name], group.quantum) for group in plan.groups}
     if model_id is None:
         model_id = recipe.identify(plan.trace.model or module)
-    recipe.save(module, dir, groups=groups, model_id=model_id, call=plan.trace.call)
+    try:
+        recipe.save(module, dir, groups=groups, model_id=model_id, call=plan.trace.call)
+    except recipe.CodeError as error:
+        recipe.save(module, dir, groups=groups, model_id=model_id, call=plan.trace.call, graph=False)
+        warnings.warn(
+            f"{os.fspath(dir)} has sizes and weights, but no graph, since {error}. conet_fx.apply puts them into your "
+            "class; conet_fx.load cannot build the network without it",
+            stacklevel=2,
+        )

@@ -24,12 +24,24 @@ from torch.fx import GraphModule
 
 from conet_fx.passes.inputs import Arguments
 from conet_fx.recipe.build import build, need_graph
-from conet_fx.recipe.describe import describe
+from conet_fx.recipe.describe import CodeError, describe
 from conet_fx.recipe.files import RECIPE, WEIGHTS, parse, sync, to_json
 from conet_fx.recipe.spec import GroupSpec, ModuleSpec, NodeSpec, Recipe, TensorSpec
 from conet_fx.recipe.transfer import identify, transfer
 
-__all__ = ["GroupSpec", "ModuleSpec", "NodeSpec", "Recipe", "TensorSpec", "apply", "identify", "load", "read", "save"]
+__all__ = [
+    "CodeError",
+    "GroupSpec",
+    "ModuleSpec",
+    "NodeSpec",
+    "Recipe",
+    "TensorSpec",
+    "apply",
+    "identify",
+    "load",
+    "read",
+    "save",
+]
 
 
 def save(
@@ -39,6 +51,7 @@ def save(
     groups: Mapping[str, GroupSpec] | None = None,
     model_id: Mapping[str, str] | None = None,
     call: Arguments | None = None,
+    graph: bool = True,
 ) -> None:
     """Write ``module`` to ``dir`` (made if missing) as ``model.safetensors`` and ``recipe.json``.
 
@@ -64,12 +77,14 @@ def save(
         model_id: what :func:`identify` says of the user's model, so that :func:`apply` can tell it from
             others.
         call: what the network was traced on. With it, :func:`apply` can check that the user's class follows.
+        graph: False: without the graph, as for a module that has none.
 
     Raises:
-        RecipeError: a class or operator that a recipe may not name, or a module that its
-            constructor arguments do not describe. Nothing has been written then.
+        CodeError: a class or operator in the graph that a recipe may not name.
+        RecipeError: a module that its constructor arguments do not describe, or the like. Nothing has been written
+            then.
     """
-    recipe = describe(module, dict(groups or {}), dict(model_id or {}), call)
+    recipe = describe(module, dict(groups or {}), dict(model_id or {}), call, graph)
     build(recipe)  # what could not be loaded is not saved
     folder = Path(dir)
     folder.mkdir(parents=True, exist_ok=True)

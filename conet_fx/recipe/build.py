@@ -60,8 +60,8 @@ def need_graph(recipe: Recipe) -> None:
     if not recipe.has_graph:
         name = short(recipe.model.get("class", "the model"))
         raise RecipeError(
-            f"the recipe has no graph, since {name} was traced in pieces: only its own class runs. Build an instance "
-            "and call conet_fx.apply(instance, dir), which gives it the sizes and weights"
+            f"the recipe has no graph, since {name} was traced in pieces, or calls code that is no data: only its own "
+            "class runs. Build an instance and call conet_fx.apply(instance, dir), which gives it the sizes and weights"
         )
 
 

@@ -23,27 +23,33 @@ from conet_fx.recipe.spec import GroupSpec, ModuleSpec, NodeSpec, Recipe, Tensor
 from conet_fx.recipe.values import encode, encode_annotation, encode_call
 
 
+class CodeError(RecipeError):
+    """A graph calls code of the user's, which is no data."""
+
+
 def describe(
     module: nn.Module,
     groups: Mapping[str, GroupSpec],
     model_id: Mapping[str, str],
     call: Arguments | None = None,
+    graph: bool = True,
 ) -> Recipe:
-    """The recipe of ``module``, which was traced on ``call``, with copies of its tensors; without a graph where it is
-    no GraphModule.
+    """The recipe of ``module``, which was traced on ``call``, with copies of its tensors; with its graph where it is a
+    GraphModule, unless that is not wanted.
 
     Raises:
-        RecipeError: something in it cannot be written as data.
+        CodeError: its graph calls code that no recipe can hold.
+        RecipeError: something else in it cannot be written as data.
     """
-    graph = module.graph if isinstance(module, GraphModule) else Graph()
-    if type(graph._codegen) is not CodeGen:
-        raise RecipeError(
-            f"the graph's signature is made by {type(graph._codegen).__name__}, which a recipe cannot "
+    calls = module.graph if isinstance(module, GraphModule) and graph else Graph()
+    if type(calls._codegen) is not CodeGen:
+        raise CodeError(
+            f"the graph's signature is made by {type(calls._codegen).__name__}, which a recipe cannot "
             "keep; trace the model without concrete_args"
         )
-    modules = _describe_modules(module, {node.target for node in graph.nodes if node.op == "call_module"})
+    modules = _describe_modules(module, {node.target for node in calls.nodes if node.op == "call_module"})
     known = functions()
-    nodes = tuple(_describe_node(node, known) for node in graph.nodes)
+    nodes = tuple(_describe_node(node, known) for node in calls.nodes)
     tensors, weights = _describe_tensors(module)
     identity = {**model_id, "graph": graph_hash(nodes)}
     known_call = encode_call(call.args, call.kwargs) if call else None
@@ -68,7 +74,7 @@ def _describe_modules(root: nn.Module, called: Collection[object]) -> dict[str, 
             hint = "trace through it, so that the graph holds its parts"
             if parametrize.is_parametrized(module) or ".parametrizations." in path:
                 hint = "remove the parametrizations (torch.nn.utils.parametrize) before the model is analyzed"
-            raise RecipeError(
+            raise CodeError(
                 f"module {path!r} is a {qualified_name(type(module))}, which is not among the classes that a "
                 f"recipe may name; {hint}"
             )
@@ -98,13 +104,12 @@ def _describe_node(node: Node, known: Mapping[str, Callable[..., Any]]) -> NodeS
     target, args, kwargs = without_classes(node.target, node.args, node.kwargs)
     if callable(target):
         if isinstance(target, Applied):
-            raise RecipeError(
-                f"node {node.name!r} calls {qualified_name(target)}, a torch.autograd.Function, which no recipe can "
-                "hold: keep state_dict() and the sizes, and rebuild with analyze(model, inputs).resize(sizes)"
+            raise CodeError(
+                f"node {node.name!r} calls {qualified_name(target)}, a torch.autograd.Function, which no recipe holds"
             )
         name = name_in(known, target)
         if name is None:
-            raise RecipeError(
+            raise CodeError(
                 f"node {node.name!r} calls {qualified_name(target)}, which is not among the functions that a "
                 "recipe may name; if it is made of functions of torch, trace through it"
             )
@@ -112,7 +117,7 @@ def _describe_node(node: Node, known: Mapping[str, Callable[..., Any]]) -> NodeS
     try:
         args, kwargs = encode(args), {name: encode(value) for name, value in kwargs.items()}
     except TypeError as error:
-        raise RecipeError(f"node {node.name!r} ({node.op} {target}): {error}") from error
+        raise CodeError(f"node {node.name!r} ({node.op} {target}): {error}") from error
     calls = node.op in ("call_function", "call_method")
     scope = str(node.meta.get("scope", "")) if calls else ""
     annotation, wrapped = encode_annotation(node.type), "is_wrapped" in node.meta

@@ -53,6 +53,10 @@ def settle_widths(resized: nn.Module, model: nn.Module, recipe: Recipe, built: G
     sketch = _sketch(resized)
     if sketch is None:
         return
+    if not recipe.has_graph:  # its numbers cannot be held against others
+        with undisturbed():
+            _must_run(sketch, model, call)
+        return
     with undisturbed():
         followed, fixes = _in_both_modes(_named(sketch, leaves), call, built), dict[Owner, int]()
         if not any(followed):
@@ -127,7 +131,7 @@ def _call(model: nn.Module, recipe: Recipe, built: GraphModule) -> Arguments | N
         call = Arguments.bind(model, args, kwargs)
     except TypeError:  # a forward of other arguments
         return None
-    if _runs(built, call):
+    if not recipe.has_graph or _runs(built, call):
         return call
     types = {tensor.dtype for tensor in built.parameters() if tensor.is_floating_point()}
     return next((other for dtype in types if _runs(built, other := call.on_meta(floats=dtype))), None)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections import OrderedDict
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 import conet_fx
-from conet_fx.errors import TraceError
+from conet_fx.errors import RecipeError, TraceError
 from tests.passes.battery import check_everything
 from tests.passes.cases import net
 
@@ -73,6 +75,36 @@ def test_a_module_that_looks_at_data_is_one_call(kind: Callable[[int], nn.Module
     [edge] = [group for group in plan.groups if group.name == "edge"]
     assert re.match(r"middle at .*test_data_dependent.py:\d+ cannot be traced", edge.frozen or "")
     check_everything(model, IMAGES)
+
+
+def test_it_is_saved_without_its_graph(tmp_path: Path) -> None:
+    model = around(Selection(5))
+    plan = conet_fx.analyze(model, IMAGES)
+    resized = plan.resize({"a": 4, "b": 9})
+    with pytest.warns(
+        UserWarning, match=r"has sizes and weights, but no graph, since module 'middle' is a .*Selection"
+    ):
+        conet_fx.save(resized, plan, tmp_path)
+    with pytest.raises(RecipeError, match=r"no graph, .* code that is no data.*conet_fx.apply\(instance, dir\)"):
+        conet_fx.load(tmp_path)
+    applied = conet_fx.apply(around(Selection(5)), tmp_path)
+    assert torch.equal(applied(IMAGES), resized(IMAGES))
+    with pytest.raises(RecipeError, match="does not belong to this"):
+        conet_fx.apply(around(nn.Identity()), tmp_path)
+
+
+def test_a_width_that_its_class_spells_out_is_refused_though_no_graph_tells_it(tmp_path: Path) -> None:
+    model = around(Selection(5))
+    plan = conet_fx.analyze(model, IMAGES)
+    with pytest.warns(UserWarning, match="no graph"):
+        conet_fx.save(plan.resize({"b": 9}), plan, tmp_path)
+    spelt = net(  # the same names, so that it could be the model
+        lambda self, x: self.out(self.b(self.edge(self.a(x))).reshape(-1, 7, 8, 8)),
+        **{name: part for name, part in model.named_children() if name != "middle"},
+        middle=nn.Sequential(OrderedDict(conv=conv(5, 5))),
+    )
+    with pytest.raises(RecipeError, match=r"does not run at the sizes .*test_data_dependent.py:\d+"):
+        conet_fx.apply(spelt, tmp_path)
 
 
 def test_its_multiply_adds_count_once() -> None:

@@ -183,7 +183,13 @@ def test_a_function_that_writes_into_its_input_is_not_followed() -> None:
     assert "it writes into its inputs" in str(conet_fx.analyze(model, IMAGE).group("a").frozen)
 
 
-def test_a_recipe_cannot_hold_one(tmp_path: Path) -> None:
+def test_a_recipe_holds_all_but_the_graph(tmp_path: Path) -> None:
     plan = conet_fx.analyze(everything(), IMAGE)
-    with pytest.raises(RecipeError, match=r"Norm, a torch.autograd.Function.*state_dict"):
-        conet_fx.save(plan.resize({}), plan, tmp_path)
+    resized = plan.resize({"a": 5, "b": 4, "d": 3})
+    with pytest.warns(UserWarning, match=r"no graph, since node .norm. calls .*Norm, a torch.autograd.Function"):
+        conet_fx.save(resized, plan, tmp_path)
+    with pytest.raises(RecipeError, match="the recipe has no graph"):
+        conet_fx.load(tmp_path)
+    assert torch.equal(conet_fx.apply(everything(), tmp_path)(IMAGE), resized(IMAGE))
+    with pytest.raises(RecipeError, match=r"Norm, a torch.autograd.Function"):
+        conet_fx.export(resized, tmp_path / "net.py")
