@@ -20,7 +20,7 @@ def close_over_copies(root: nn.Module, memo: Mapping[int, Any]) -> None:
     renewed = _Renewed(memo)
     for module in root.modules():
         for name, value in vars(module).items():
-            if type(value) in _KINDS:
+            if type(value) in _KINDS and name not in _TORCHS:
                 vars(module)[name] = renewed.of(value)
 
 
@@ -73,6 +73,7 @@ class _Renewed:
         return self._cells[id(cell)]
 
 
+_TORCHS = frozenset(vars(nn.Module()))  # tables of parts and hooks
 _KINDS = frozenset((types.FunctionType, types.MethodType, functools.partial, list, tuple, dict))
 _COMPILED = "_torchdynamo_orig_callable"  # where torch.compile keeps what it compiles
 

@@ -18,7 +18,7 @@ from torch._dynamo import OptimizedModule
 from conet_fx.errors import TraceError
 from conet_fx.passes import islands
 from conet_fx.passes.inputs import Arguments, Inputs
-from conet_fx.passes.modes import recorded
+from conet_fx.passes.modes import Recorded, recorded
 from conet_fx.passes.nodes import attribute
 from conet_fx.passes.reload import Reload
 from conet_fx.passes.shapes import undisturbed
@@ -65,9 +65,9 @@ def trace(
     The graph is called as the model is. An argument without a tensor is fixed at what the example gives: it is the
     default there, and another value fails an assertion (an object that no code can hold is no argument of the graph).
     Arguments that the example leaves out keep their defaults; those before a tensor that it gives are checked likewise.
-    ``is_leaf`` says of a function or a class of modules that a graph is to hold it as one call. Where the model cannot
-    be traced as a whole, the largest submodules that can are traced (``in_pieces=False``: never); for that the model
-    runs once on the example.
+    ``is_leaf`` says of a function or a class of modules that a graph is to hold it as one call. So it holds modules
+    that look at data, unless half of the parameters are in such. Then, and where the model itself looks at data, the
+    largest submodules that can be traced are traced (``in_pieces=False``: never); for that it runs once on the example.
 
     Raises ``TypeError`` for a model that is not an ``nn.Module`` or inputs without a tensor, :class:`TraceError` where
     the control flow depends on tensor data or an operator fails, with the line of the user's code.
@@ -85,19 +85,37 @@ def trace(
         try:
             found = recorded(model, call, is_leaf)
         except TraceError as error:
-            pieces = islands.find(model, call, is_leaf, str(error)) if in_pieces else None
+            calls = _with_calls_of_what_needs_data(model, call, is_leaf)
+            few = calls is not None and _share_of_untraced(model, calls.graph) < 0.5
+            pieces = islands.find(model, call, is_leaf, str(error)) if in_pieces and not few else None
             if pieces is not None:
                 graph_module = _with_parts(model, pieces.graph, pieces.constants)
                 inputs = tuple(str(node.target) for node in pieces.graph.nodes if node.op == "placeholder")
                 return Trace(graph_module, inputs, pieces.mode_dependent, pieces, model=model)
-            try:
-                found = recorded(model, call, is_leaf, ("meta", "fake", "ones"))
-            except TraceError:
-                raise error from None
+            if calls is None:
+                raise
+            found = calls
     graph_module = _with_parts(model, found.graph, found.constants)
     return Trace(
         graph_module, call.inputs, found.mode_dependent, dropped=found.dropped, model=model, call=call.on_meta()
     )
+
+
+def _with_calls_of_what_needs_data(
+    model: nn.Module, call: Arguments, is_leaf: Callable[[Any], bool]
+) -> Recorded | None:
+    """The graph in which modules that look at data are one call each, or None where the model itself does."""
+    try:
+        return recorded(model, call, is_leaf, ("meta", "fake", "ones"))
+    except TraceError:
+        return None
+
+
+def _share_of_untraced(model: nn.Module, graph: fx.Graph) -> float:
+    """The share of the parameters that lie in modules that were not traced."""
+    paths = {str(node.target) for node in graph.nodes if "untraced" in node.meta}
+    inside = {p: p.numel() for path in paths for p in model.get_submodule(path).parameters()}
+    return sum(inside.values()) / max(1, sum(p.numel() for p in model.parameters()))
 
 
 def _with_parts(model: nn.Module, graph: fx.Graph, constants: Mapping[str, Any]) -> fx.GraphModule:

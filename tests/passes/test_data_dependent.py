@@ -77,6 +77,19 @@ def test_a_module_that_looks_at_data_is_one_call(kind: Callable[[int], nn.Module
     check_everything(model, IMAGES)
 
 
+def test_a_model_is_traced_in_pieces_where_half_of_it_is_in_such_modules() -> None:
+    class Stage(Branch):
+        def __init__(self, channels: int, hidden: int) -> None:
+            super().__init__(channels)
+            self.conv = nn.Sequential(conv(channels, hidden), nn.ReLU(), conv(hidden, channels))  # type: ignore[assignment]
+
+    small, large = (conet_fx.analyze(around(Stage(5, hidden)), IMAGES) for hidden in (4, 40))
+    assert small.trace.pieces is None
+    assert {group.name for group in small.free} == {"a", "b"}
+    assert large.trace.pieces is not None
+    assert {group.name for group in large.free} == {"middle.conv.0"}
+
+
 def test_it_is_saved_without_its_graph(tmp_path: Path) -> None:
     model = around(Selection(5))
     plan = conet_fx.analyze(model, IMAGES)
