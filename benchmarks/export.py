@@ -226,7 +226,7 @@ def cell(row: Row, name: str) -> str:
 def table_of(rows: Sequence[Row]) -> Table:
     table = Table(
         title="Export",
-        caption="torch: its exporter fails on the network as it came, too; class: traced in pieces, keeps its class",
+        caption="torch: its exporter fails on the network as it came, too; class: it keeps its class",
     )
     for name in ("network", "parameters", "groups", *CHECKS):
         table.add_column(name, justify="left" if name == "network" else "right")
