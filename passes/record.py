@@ -245,6 +245,9 @@ class Recorder(fx.Tracer):
         """Record that a buffer takes on a value; what was read from it before stays as it was."""
         target = self._proxy_of(buffer)
         if not alike(target, value):
+            if not _depends_on_data(value.node, {name for name, _ in self._names.values()}):
+                self.dropped.append(f"{path}, which the graph makes anew in each call")
+                return
             raise TraceError(
                 f"{source(value.node)}: forward assigns a tensor of another shape or type to the buffer {path!r}, "
                 "and in a graph a buffer keeps both"
@@ -587,6 +590,28 @@ def _hint(node: fx.Node, error: Exception) -> str:
 
 _BACKWARD = {"backward", torch.autograd.grad, torch.autograd.backward}
 _NEED_DATA = {"item", "tolist", "numpy"}
+
+
+def _depends_on_data(node: fx.Node, state: Collection[str]) -> bool:
+    """Whether a tensor is computed from numbers in inputs or in the ``state`` of the model, not from sizes alone."""
+    ahead, seen = [node], {node}
+    for step in ahead:
+        if step.op == "placeholder" or (step.op == "get_attr" and step.target in state):
+            return True
+        if step.target in _MADE_LIKE:
+            continue
+        operands = step.all_input_nodes[:1] if step.target in _TURNED_LIKE else step.all_input_nodes
+        new = [operand for operand in operands if operand not in seen and tensors(operand.meta["val"])]
+        seen.update(new)
+        ahead += new
+    return False
+
+
+_MADE_LIKE = {
+    *("new_zeros", "new_ones", "new_full", "new_empty", "new_tensor"),
+    *(torch.zeros_like, torch.ones_like, torch.full_like, torch.empty_like),
+}
+_TURNED_LIKE = {"to", "type_as", "expand_as", "view_as"}
 
 
 def _is_in_place(target: Any) -> bool:

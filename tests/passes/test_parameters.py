@@ -215,6 +215,35 @@ def test_a_buffer_that_comes_to_have_another_shape_is_refused() -> None:
         trace(model, IMAGE, in_pieces=False)
 
 
+@pytest.mark.parametrize(
+    "made",
+    [
+        lambda x: torch.arange(x.shape[2]).float().to(x.device)[:, None] * torch.ones(x.shape[3]),
+        lambda x: (torch.arange(8).view(-1, 1) - torch.arange(8)).to(x).abs(),
+        lambda x: x.new_zeros(x.shape[2:]) + torch.ones_like(x[0, 0]).cumsum(0),
+    ],
+    ids=["sizes", "to", "like"],
+)
+def test_a_table_that_a_buffer_remembers_is_made_anew(made: Callable[[Tensor], Tensor]) -> None:
+    """As ConViT keeps the distances between its patches for images of one size."""
+
+    def forward(self: Any, x: Tensor) -> Tensor:
+        if self.table.shape != x.shape[2:]:
+            self.table = made(x)
+        y: Tensor = self.out(self.a(x) + self.table)
+        return y
+
+    model = net(forward, a=conv(3, 8), out=conv(8, 4))
+    model.register_buffer("table", torch.zeros(1))
+    plan = conet_fx.analyze(model, IMAGE)
+    assert plan.trace.dropped == ("table, which the graph makes anew in each call",)
+    assert "table, which the graph makes anew in each call" in plan.explain()
+    network = plan.resize({}, init="inherit")
+    assert torch.equal(network(IMAGE), model(IMAGE))
+    assert torch.equal(network(IMAGE), model(IMAGE))
+    assert plan.resize({"a": 5})(IMAGE).shape == model(IMAGE).shape
+
+
 def test_a_number_that_changes_is_noted() -> None:
     def forward(self: Any, x: Tensor) -> Tensor:
         self.a.calls += 1
