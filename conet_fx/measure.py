@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import statistics
 import time
@@ -15,6 +14,7 @@ from rich.table import Table
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
+from conet_fx.passes.closures import copy_module
 from conet_fx.passes.inputs import Arguments, Inputs
 from conet_fx.passes.nodes import computed_by_hooks, tensors
 from conet_fx.passes.shapes import undisturbed
@@ -236,7 +236,7 @@ class _Call:
         self._device = device
         self._example = Arguments.of_example(module, example)
         before = self._allocated()
-        self._module = copy.deepcopy(module, computed_by_hooks(module)).eval()
+        self._module = copy_module(module, {**computed_by_hooks(module)}).eval()
         for parameter in self._module.parameters():
             parameter.grad = None
         self._module.to(device)

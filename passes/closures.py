@@ -1,27 +1,30 @@
-"""Functions that a model keeps as attributes, in a copy of it: deepcopy leaves the modules that they close over as they
-were.
-"""
+"""Copies of modules whose functions call the copies: deepcopy leaves what a function closes over as it was."""
 
 from __future__ import annotations
 
+import copy
 import functools
 import types
 from collections.abc import Iterable, Mapping
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 from torch import nn
 
+Module = TypeVar("Module", bound=nn.Module)
 
-def close_over_copies(root: nn.Module, memo: Mapping[int, Any]) -> None:
-    """Let the functions that the modules of a copy keep (``self.act = lambda x: self.conv(x)``, ``model.forward =
-    wrapped(model.forward)``) call the copied modules. ``memo``: that of deepcopy, the copies by the id of the original.
-    What torch.compile made of a function is the function again.
+
+def copy_module(root: Module, memo: dict[int, Any]) -> Module:
+    """``copy.deepcopy`` with this memo. The functions that modules keep (``self.act = lambda x: self.conv(x)``,
+    ``model.forward = wrapped(model.forward)``) call the copied modules; what torch.compile made of such a function is
+    the function again.
     """
+    twin = copy.deepcopy(root, memo)
     renewed = _Renewed(memo)
-    for module in root.modules():
+    for module in twin.modules():
         for name, value in vars(module).items():
             if type(value) in _KINDS and name not in _TORCHS:
                 vars(module)[name] = renewed.of(value)
+    return twin
 
 
 class _Renewed:
@@ -59,6 +62,7 @@ class _Renewed:
                 defaults = self.of(value.__defaults__)
                 new = types.FunctionType(value.__code__, value.__globals__, value.__name__, defaults, cells)
                 new.__kwdefaults__ = self.of(value.__kwdefaults__)
+                new.__dict__.update(value.__dict__)
                 return new
             case dict():
                 return {name: self.of(item) for name, item in value.items()}

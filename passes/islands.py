@@ -17,6 +17,7 @@ from torch import fx, nn
 from torch.fx.node import map_aggregate
 
 from conet_fx.errors import TraceError
+from conet_fx.passes.closures import copy_module
 from conet_fx.passes.inputs import Arguments
 from conet_fx.passes.modes import Recorded, recorded
 from conet_fx.passes.nodes import computed_by_hooks, tensors
@@ -113,7 +114,7 @@ def find(model: nn.Module, call: Arguments, is_leaf: Callable[[Any], bool], reas
 
 def _watch(model: nn.Module, call: Arguments) -> tuple[list[_Seen], Any]:
     """Run a copy of the model on the example: every call of a submodule, in order, and what the model returns."""
-    twin = copy.deepcopy(model, computed_by_hooks(model))
+    twin = copy_module(model, {**computed_by_hooks(model)})
     calls: list[_Seen] = []
     stack: list[int] = []
 

@@ -11,7 +11,6 @@ recorded as one call, if its shapes can be found at all.
 from __future__ import annotations
 
 import contextlib
-import copy
 import dataclasses
 import itertools
 import math
@@ -30,7 +29,7 @@ from torch.nn.utils import parametrizations, parametrize
 
 from conet_fx.errors import TraceError
 from conet_fx.passes import custom, functions, numerals
-from conet_fx.passes.closures import close_over_copies
+from conet_fx.passes.closures import copy_module
 from conet_fx.passes.inputs import Arguments
 from conet_fx.passes.lines import line_of, user_line
 from conet_fx.passes.nodes import (
@@ -500,14 +499,13 @@ class Recorder(fx.Tracer):
             memo[id(tensor)] = nn.Parameter(new, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else new
         try:
             memo = copies(self.model, memo)
-            root = copy.deepcopy(self.model, memo)
+            root = copy_module(self.model, memo)
         except Exception as error:
             raise TraceError(
                 f"{type(self.model).__name__} cannot be copied ({type(error).__name__}: {error}), and conet-fx works "
                 "on a copy so that your model stays as it is. Tensors computed from parameters and kept as attributes "
                 "are the usual cause: detach them, or set them to None before"
             ) from error
-        close_over_copies(root, memo)
         if "forward" in vars(root):
             _into_class(root, vars(root).pop("forward"))
         for module in root.modules():

@@ -17,6 +17,7 @@ from torch.nn.utils import parametrizations
 
 from conet_fx.errors import ResizeError
 from conet_fx.passes.call import Facts, Layer, Path
+from conet_fx.passes.closures import copy_module
 from conet_fx.passes.depth import Dim
 from conet_fx.passes.functions import without_insides
 from conet_fx.passes.info import KEY, annotate
@@ -65,7 +66,7 @@ def rewrite(
     olds = {id(tensor): tensor for tensor in (*whole.parameters(), *whole.buffers())}
     real = {id(drafts[key]): _empty_like(drafts[key], old) for key, old in olds.items()}
     if traced.pieces:
-        resized = copy.deepcopy(whole, {**computed_by_hooks(whole), **{key: real[id(drafts[key])] for key in olds}})
+        resized = copy_module(whole, {**computed_by_hooks(whole), **{key: real[id(drafts[key])] for key in olds}})
         for path, layer in facts.layers.items():
             if isinstance(part := attribute(resized, path), nn.Module):
                 _set_attributes(part, layer, size)
@@ -120,7 +121,7 @@ def _draft(
     parts = {}
     for node in source.graph.nodes:
         if node.op == "call_module" and node.target not in parts:
-            parts[node.target] = copy.deepcopy(submodule(source, node.target), memo)
+            parts[node.target] = copy_module(submodule(source, node.target), memo)
             make_plain(parts[node.target])
             _set_attributes(parts[node.target], facts.layers.get(node.target), size)
         elif node.op == "get_attr":
@@ -146,7 +147,8 @@ def _materialised(module: fx.GraphModule, real: Mapping[int, torch.Tensor]) -> f
 
 def _try(resized: nn.Module, pieces: Pieces) -> None:
     """Run a module that was traced in pieces: code between the pieces may use their tensors, which no graph shows."""
-    module, values = copy.deepcopy((resized, dict(pieces.call.values)), computed_by_hooks(resized))
+    module = copy_module(resized, memo := {**computed_by_hooks(resized)})
+    values = copy.deepcopy(dict(pieces.call.values), memo)
     try:
         with undisturbed(), torch.no_grad():
             module(

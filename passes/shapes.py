@@ -8,7 +8,6 @@ a convolution of values whose dims lie in another order in memory. All values th
 from __future__ import annotations
 
 import contextlib
-import copy
 import functools
 import gc
 import logging
@@ -26,6 +25,7 @@ from torch.fx.node import map_aggregate, map_arg
 from torch.nn.modules.conv import _ConvNd
 from torch.utils import _pytree as pytree
 
+from conet_fx.passes.closures import copy_module
 from conet_fx.passes.nodes import attribute, copies, leaves, lies_in_order, submodule, tensors, tensors_of
 
 _META = torch.device("meta")
@@ -100,7 +100,7 @@ class Shapes:
         )
         if foreign:
             assert isinstance(target, nn.Module)
-            original, target = target, _copied(target)
+            original, target = target, _twin(target)
         args, kwargs = _with_plain_fill(target, args, kwargs)
         if target in _WANTS_A_VIEW:
             args = tuple(a.contiguous() if isinstance(a, torch.Tensor) else a for a in args)
@@ -115,7 +115,7 @@ class Shapes:
             if not ("ones" in self._on and foreign):
                 raise
         with torch.no_grad():
-            found = _call(_copied(original), *map_aggregate((args, kwargs), _example), _example)
+            found = _call(_twin(original), *map_aggregate((args, kwargs), _example), _example)
         if not all(isinstance(leaf, torch.Tensor) for leaf in leaves(found)):
             raise TypeError("a number out of the data would be in the graph for good")
         return found
@@ -222,9 +222,9 @@ def _with_plain_fill(target: Any, args: Any, kwargs: Any) -> tuple[Any, Any]:
     }
 
 
-def _copied(module: nn.Module) -> nn.Module:
+def _twin(module: nn.Module) -> nn.Module:
     """A copy with the same tensors: a module may keep what it computes."""
-    return copy.deepcopy(module, copies(module, {id(tensor): tensor for tensor in tensors_of(module).values()}))
+    return copy_module(module, copies(module, {id(tensor): tensor for tensor in tensors_of(module).values()}))
 
 
 def _example(a: Any) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 
 from conet_fx.errors import RecipeError
+from conet_fx.passes.closures import copy_module
 from conet_fx.passes.nodes import computed_by_hooks, plain_subclass
 from conet_fx.recipe.build import build, named_tensors, plain_attributes, refresh
 from conet_fx.recipe.describe import arguments_of
@@ -39,7 +39,7 @@ def transfer(model: nn.Module, recipe: Recipe) -> nn.Module:
             f"{qualified_name(type(model))}: {'; '.join(found[:3])}"
             + (f"; and {len(found) - 3} more" if len(found) > 3 else "")
         )
-    resized = copy.deepcopy(model, computed_by_hooks(model))
+    resized = copy_module(model, {**computed_by_hooks(model)})
     old, new = dict(named_tensors(resized)), dict(named_tensors(built))
     fresh: dict[int, Tensor] = {}
     for name in old.keys() & new.keys():

@@ -6,7 +6,6 @@ of the shapes that the recipe was made on (:mod:`conet_fx.passes.follow`).
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Collection, Iterable
 from fractions import Fraction
 
@@ -16,6 +15,7 @@ from torch.fx import GraphModule
 
 from conet_fx.errors import RecipeError, TraceError
 from conet_fx.passes import ops
+from conet_fx.passes.closures import copy_module
 from conet_fx.passes.follow import Followed, Named, Owner, Use, follow
 from conet_fx.passes.inputs import Arguments
 from conet_fx.passes.nodes import computed_by_hooks, hooks_that_compute
@@ -114,7 +114,7 @@ def _compared_widths(
     sketch: nn.Module, guesses: dict[Owner, int], leaves: Collection[str], call: Arguments, built: GraphModule
 ) -> dict[Owner, int]:
     """Those guesses that ``forward`` looks at, where it can be followed with them."""
-    trial = copy.deepcopy(sketch)
+    trial = copy_module(sketch, {})
     _set(trial, guesses)
     followed = _in_both_modes(_named(trial, leaves), call, built) if guesses else []
     looked_at = {owner for each in followed if each for owner in each.compared}
@@ -158,7 +158,7 @@ def _sketch(model: nn.Module) -> nn.Module | None:
             return None
         new = torch.empty_like(tensor, device="meta")
         memo[id(tensor)] = nn.Parameter(new, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else new
-    sketch = copy.deepcopy(model, memo)
+    sketch = copy_module(model, memo)
     for module in sketch.modules():
         for name, value in vars(module).items():
             if "hooks" in name and isinstance(value, dict) and not hooks_that_compute(module):
@@ -168,7 +168,7 @@ def _sketch(model: nn.Module) -> nn.Module | None:
 
 def _named(sketch: nn.Module, leaves: Collection[str]) -> nn.Module:
     """A copy in which integer attributes know what they are; those of the leaves of a recipe follow it anyway."""
-    named = copy.deepcopy(sketch)
+    named = copy_module(sketch, {})
     for path, module in named.named_modules():
         if path not in leaves and not isinstance(module, GraphModule):
             for name, value in vars(module).items():

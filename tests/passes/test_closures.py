@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import types
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -103,6 +104,36 @@ def test_functions_in_attributes_call_the_copy() -> None:
     steps = list(model.steps)
     check(model)
     assert model.steps == steps, "the model's own are as they were"
+
+
+def test_functions_of_a_module_that_is_one_call_and_of_the_users_class_call_the_copy(tmp_path: Path) -> None:
+    class OneCall(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(5, 5, 1)
+            self.steps = {"conv": lambda x: self.conv(x)}
+
+        def forward(self, x: Tensor) -> Any:
+            return torch.vmap(lambda image: image * 2)(self.steps["conv"](x))
+
+    class Around(Net):
+        def __init__(self) -> None:
+            super().__init__()
+            self.middle, self.b = OneCall(), nn.Conv2d(5, 8, 1)
+            self.edge, self.act = nn.Conv2d(6, 5, 1), lambda x: self.b(self.middle(x))
+
+        def forward(self, x: Tensor) -> Any:
+            return self.head(self.act(self.edge(self.a(x))).mean((2, 3)))
+
+    model = Around()
+    plan = conet_fx.analyze(model, IMAGES)
+    resized = plan.resize({"a": 4, "b": 3})
+    resized(IMAGES).sum().backward()
+    assert resized.middle.conv.weight.grad is not None
+    assert all(parameter.grad is None for parameter in model.parameters())
+    with pytest.warns(UserWarning, match="no graph"):
+        conet_fx.save(resized, plan, tmp_path)
+    assert torch.equal(conet_fx.apply(model, tmp_path)(IMAGES), resized(IMAGES))
 
 
 def test_a_function_that_has_the_layer_from_a_global_name_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
