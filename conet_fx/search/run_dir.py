@@ -102,10 +102,10 @@ class RunDirectory:
         """Write the settings where ``conet-fx search --config`` reads them; what else it says there stays."""
         try:
             known = yaml.safe_load((self.path / CONFIG).read_text(encoding="utf-8")) or {}
-            settings = {**known, **config}
+            settings = json.loads(json.dumps({**known, **config}))  # plain values, as YAML needs them
         except (OSError, ValueError, TypeError, yaml.YAMLError):
-            known, settings = {}, dict(config)
-        if (settings := json.loads(json.dumps(settings))) != known:  # plain values, as YAML needs them
+            known, settings = {}, json.loads(json.dumps(dict(config)))
+        if settings != known:
             self.write(CONFIG, yaml.safe_dump(settings, sort_keys=False))
 
     @contextlib.contextmanager

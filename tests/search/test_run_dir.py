@@ -73,7 +73,7 @@ def test_more_trials_may_be_asked_for(run: Path) -> None:
     assert (settings["trials"], settings["arch"]) == (2, "mine"), "what the command line added stays"
 
 
-@pytest.mark.parametrize("text", ["", "a: [", "- 1", "5", "\x00"])
+@pytest.mark.parametrize("text", ["", "a: [", "- 1", "5", "\x00", "a: 2026-01-01"])
 def test_settings_that_cannot_be_read_are_written_again(run: Path, text: str) -> None:
     (run / "config.yaml").write_text(text)
     search(run, resume=True)
