@@ -51,7 +51,7 @@ def save(
     try:
         recipe.save(module, dir, groups=groups, model_id=model_id, call=plan.trace.call)
     except recipe.CodeError as error:
-        recipe.save(module, dir, groups=groups, model_id=model_id, call=plan.trace.call, graph=False)
+        recipe.save(module, dir, groups=groups, model_id=model_id, call=plan.trace.call, with_graph=False)
         warnings.warn(
             f"{os.fspath(dir)} has sizes and weights, but no graph, since {error}. conet_fx.apply puts them into your "
             "class; conet_fx.load cannot build the network without it",

@@ -51,7 +51,7 @@ def save(
     groups: Mapping[str, GroupSpec] | None = None,
     model_id: Mapping[str, str] | None = None,
     call: Arguments | None = None,
-    graph: bool = True,
+    with_graph: bool = True,
 ) -> None:
     """Write ``module`` to ``dir`` (made if missing) as ``model.safetensors`` and ``recipe.json``.
 
@@ -77,14 +77,14 @@ def save(
         model_id: what :func:`identify` says of the user's model, so that :func:`apply` can tell it from
             others.
         call: what the network was traced on. With it, :func:`apply` can check that the user's class follows.
-        graph: False: without the graph, as for a module that has none.
+        with_graph: False: without the graph, as for a module that has none.
 
     Raises:
         CodeError: a class or operator in the graph that a recipe may not name.
         RecipeError: a module that its constructor arguments do not describe, or the like. Nothing has been written
             then.
     """
-    recipe = describe(module, dict(groups or {}), dict(model_id or {}), call, graph)
+    recipe = describe(module, dict(groups or {}), dict(model_id or {}), call, with_graph)
     build(recipe)  # what could not be loaded is not saved
     folder = Path(dir)
     folder.mkdir(parents=True, exist_ok=True)

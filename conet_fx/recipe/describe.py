@@ -32,7 +32,7 @@ def describe(
     groups: Mapping[str, GroupSpec],
     model_id: Mapping[str, str],
     call: Arguments | None = None,
-    graph: bool = True,
+    with_graph: bool = True,
 ) -> Recipe:
     """The recipe of ``module``, which was traced on ``call``, with copies of its tensors; with its graph where it is a
     GraphModule, unless that is not wanted.
@@ -41,15 +41,15 @@ def describe(
         CodeError: its graph calls code that no recipe can hold.
         RecipeError: something else in it cannot be written as data.
     """
-    calls = module.graph if isinstance(module, GraphModule) and graph else Graph()
-    if type(calls._codegen) is not CodeGen:
+    graph = module.graph if isinstance(module, GraphModule) and with_graph else Graph()
+    if type(graph._codegen) is not CodeGen:
         raise CodeError(
-            f"the graph's signature is made by {type(calls._codegen).__name__}, which a recipe cannot "
+            f"the graph's signature is made by {type(graph._codegen).__name__}, which a recipe cannot "
             "keep; trace the model without concrete_args"
         )
-    modules = _describe_modules(module, {node.target for node in calls.nodes if node.op == "call_module"})
+    modules = _describe_modules(module, {node.target for node in graph.nodes if node.op == "call_module"})
     known = functions()
-    nodes = tuple(_describe_node(node, known) for node in calls.nodes)
+    nodes = tuple(_describe_node(node, known) for node in graph.nodes)
     tensors, weights = _describe_tensors(module)
     identity = {**model_id, "graph": graph_hash(nodes)}
     known_call = encode_call(call.args, call.kwargs) if call else None
