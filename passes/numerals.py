@@ -45,9 +45,12 @@ _COMPUTING: dict[np.ufunc, Callable[..., Any]] = {
 def computed(ufunc: np.ufunc, method: str, operands: Sequence[Any], options: Any) -> Any:
     """What a function of numpy gives for proxies and numbers; NotImplemented where Python has no such function."""
     function = _COMPUTING.get(ufunc)
-    if function is None or method != "__call__" or options or any(isinstance(a, np.ndarray) for a in operands):
+    numbers = [
+        a[()] if isinstance(a, np.ndarray) else a for a in operands
+    ]  # numpy hands over its own as arrays of no dim
+    if function is None or method != "__call__" or options or any(isinstance(a, np.ndarray) for a in numbers):
         return NotImplemented
-    return function(*map(plain, operands))
+    return function(*map(plain, numbers))
 
 
 def reduced(function: Callable[..., Any], arguments: Sequence[Any], options: Any) -> Any:

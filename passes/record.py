@@ -153,7 +153,10 @@ class Recorder(fx.Tracer):
         except TraceError:
             raise
         except Exception as error:
-            raise TraceError(f"{name} cannot be traced: {type(error).__name__}: {error} ({line_of(error)})") from error
+            told = f"{type(error).__name__}: {error} ({line_of(error)})"
+            if isinstance(error, TypeError) and any(sign in str(error) for sign in _OF_NUMPY):
+                told += ". numpy has no symbolic sizes: where it is given one of a tensor, give it int(x.shape[2])"
+            raise TraceError(f"{name} cannot be traced: {told}") from error
         for node in graph.nodes:
             node.meta.pop("is_wrapped", None)  # or the generated code would wrap the function for good
         output = graph.output_node()
@@ -552,6 +555,7 @@ def _on_meta(model: nn.Module) -> bool:
 
 
 _REAL = torch.empty(0)
+_OF_NUMPY = ("ufunc", "np.ndarray", "numpy")
 _COUNTS = frozenset((int, float))
 _NUMBERS = frozenset((int, float, bool, str, type(None)))
 

@@ -154,6 +154,14 @@ def test_a_number_from_data_is_an_error(ask: Callable[[Any], Any]) -> None:
         trace(net(forward, a=conv(3, 4)), IMAGE)
 
 
+def test_an_array_of_sizes_says_how_numpy_gets_a_number() -> None:
+    def forward(self: Any, x: Tensor) -> Tensor:
+        return self.a(x) * torch.from_numpy(np.hanning(x.shape[2])).float()
+
+    with pytest.raises(TraceError, match=r"numpy has no symbolic sizes: .* give it int\(x\.shape\[2\]\)"):
+        trace(net(forward, a=conv(3, 4)), IMAGE)
+
+
 def test_python_that_asks_for_shapes_is_followed() -> None:
     def forward(self: Any, x: Tensor) -> Tensor:
         y = self.a(x)
