@@ -153,10 +153,10 @@ class Recorder(fx.Tracer):
         except TraceError:
             raise
         except Exception as error:
-            told = f"{type(error).__name__}: {error} ({line_of(error)})"
-            if isinstance(error, TypeError) and any(sign in str(error) for sign in _OF_NUMPY):
-                told += ". numpy has no symbolic sizes: where it is given one of a tensor, give it int(x.shape[2])"
-            raise TraceError(f"{name} cannot be traced: {told}") from error
+            advice = next((told for sign, told in _ADVICE.items() if sign in str(error)), "")
+            raise TraceError(
+                f"{name} cannot be traced: {type(error).__name__}: {error} ({line_of(error)}){advice}"
+            ) from error
         for node in graph.nodes:
             node.meta.pop("is_wrapped", None)  # or the generated code would wrap the function for good
         output = graph.output_node()
@@ -555,7 +555,9 @@ def _on_meta(model: nn.Module) -> bool:
 
 
 _REAL = torch.empty(0)
-_OF_NUMPY = ("ufunc", "np.ndarray", "numpy")
+_NUMPY = ". numpy has no symbolic sizes: where it is given one of a tensor, give it int(x.shape[2])"
+_TRANSFORM = ". What torch.func transforms is in no graph: put this part into a module of its own, which is one call"
+_ADVICE = {"ufunc": _NUMPY, "np.ndarray": _NUMPY, "vmap(": _TRANSFORM, "transform API": _TRANSFORM}
 _COUNTS = frozenset((int, float))
 _NUMBERS = frozenset((int, float, bool, str, type(None)))
 

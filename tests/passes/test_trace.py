@@ -154,11 +154,20 @@ def test_a_number_from_data_is_an_error(ask: Callable[[Any], Any]) -> None:
         trace(net(forward, a=conv(3, 4)), IMAGE)
 
 
-def test_an_array_of_sizes_says_how_numpy_gets_a_number() -> None:
+@pytest.mark.parametrize(
+    ("compute", "advice"),
+    [
+        (lambda x: torch.from_numpy(np.hanning(x.shape[2])), r"give it int\(x\.shape\[2\]\)"),
+        (lambda x: torch.from_numpy(np.stack(np.meshgrid(np.arange(x.shape[2])))), r"give it int\(x\.shape\[2\]\)"),
+        (lambda x: torch.vmap(lambda image: image / image.amax())(x), "put this part into a module of its own"),
+        (lambda x: torch.func.grad(lambda y: (y**2).sum())(x), "put this part into a module of its own"),
+    ],
+)
+def test_what_takes_no_symbolic_values_says_what_to_do(compute: Callable[[Any], Any], advice: str) -> None:
     def forward(self: Any, x: Tensor) -> Tensor:
-        return self.a(x) * torch.from_numpy(np.hanning(x.shape[2])).float()
+        return self.a(x) * compute(x)
 
-    with pytest.raises(TraceError, match=r"numpy has no symbolic sizes: .* give it int\(x\.shape\[2\]\)"):
+    with pytest.raises(TraceError, match=advice):
         trace(net(forward, a=conv(3, 4)), IMAGE)
 
 
