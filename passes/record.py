@@ -24,6 +24,7 @@ import torchvision.ops
 from torch import fx, nn
 from torch._dynamo import OptimizedModule
 from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException
+from torch.fx.immutable_collections import immutable_dict
 from torch.fx.node import map_aggregate
 from torch.nn.utils import parametrizations, parametrize
 
@@ -183,7 +184,10 @@ class Recorder(fx.Tracer):
         """
         self._names = {id(tensor): (name, tensor) for name, tensor in tensors_of(self.root).items()}
         proxies = self._placeholders()
-        given = {name: proxies[name] if name in self.call.inputs else a for name, a in self.call.values.items()}
+        given = {
+            name: self._unfolded(proxies[name]) if name in self.call.inputs else a
+            for name, a in self.call.values.items()
+        }
 
         def call(root: nn.Module) -> Any:
             positional = [given[name] for name in self.call.positional]
@@ -282,6 +286,8 @@ class Recorder(fx.Tracer):
     ) -> Any:
         if self.running:
             return forward(*args, **kwargs)
+        if type(m) is nn.Identity and len(args) == 1 and not isinstance(args[0], fx.Proxy):
+            return args[0]  # a list, which no layer takes
         if isinstance(m, OptimizedModule):  # what torch.compile gives: the module itself is inside
             forward = m._orig_mod
         try:
@@ -293,7 +299,7 @@ class Recorder(fx.Tracer):
         before = next(iter(reversed(self.graph.nodes)))
         dropped = len(self.dropped)
         try:
-            return super().call_module(m, forward, args, kwargs)
+            return self._unfolded(super().call_module(m, forward, args, kwargs))
         except Exception as error:
             while len(self.module_stack) > depth:
                 self.module_stack.popitem()
@@ -308,7 +314,16 @@ class Recorder(fx.Tracer):
             text = str(error) if isinstance(error, TraceError) else f"{type(error).__name__}: {error}"
             proxy.node.meta["untraced"] = text
             self.opaque.append(path)
-            return proxy
+            return self._unfolded(proxy)
+
+    def _unfolded(self, value: Any) -> Any:
+        """A list or dict that code may write into, as one of Python's own with proxies in it."""
+        held: Any = value.node.meta["val"] if isinstance(value, fx.Proxy) else None
+        if isinstance(held, list):
+            return [None if item is None else self._unfolded(value[i]) for i, item in enumerate(held)]
+        if type(held) in (dict, immutable_dict):
+            return {key: None if item is None else self._unfolded(value[key]) for key, item in held.items()}
+        return value
 
     def _refuse_new_weights(self, m: nn.Module) -> None:
         """Raise for a module with parameters that are not among those of the model."""
@@ -457,8 +472,10 @@ class Recorder(fx.Tracer):
             return self.shapes.of(node, self.root, self._operand)
         except Exception as error:
             shapes = [tuple(t.shape) for t in tensors([n.meta.get("val") for n in node.all_input_nodes])]
+            data = _needs_data(node, error)
             told = f"{type(error).__name__}: {str(error).removesuffix('.')}{_hint(node, error)}"
-            raise TraceError(f"{source(node)} failed on inputs of shape {shapes}: {told}") from error
+            kind = TraceError if data else _CAUGHT.get(type(error), TraceError)
+            raise kind(f"{source(node)} failed on inputs of shape {shapes}: {told}") from error
         finally:
             self.running = False
 
@@ -578,13 +595,24 @@ def _into_class(root: nn.Module, forward: Callable[..., Any]) -> None:
     root.__class__ = type(own.__name__, (own,), members)
 
 
+# the error of an operator, for code that tries one and calls another ``except TypeError``
+_CAUGHT: dict[type[Exception], type[TraceError]] = {
+    kind: type("TraceError", (TraceError, kind), {}) for kind in (TypeError, ValueError, RuntimeError, IndexError)
+}
+
+
+def _needs_data(node: fx.Node, error: Exception) -> bool:
+    """Whether an operator fails since a tensor has no numbers here."""
+    return node.target in _NEED_DATA or isinstance(error, (DataDependentOutputException, DynamicOutputShapeException))
+
+
 def _hint(node: fx.Node, error: Exception) -> str:
     """What to do about an operator that does not run without data."""
     if "more than 1 value per channel" in str(error):
         return ": pass an example of two samples"
     if node.target in _BACKWARD:
         return ". Gradients inside a forward are in no graph: put this part into a module of its own, which is one call"
-    if node.target in _NEED_DATA or isinstance(error, (DataDependentOutputException, DynamicOutputShapeException)):
+    if _needs_data(node, error):
         return (
             ". This depends on the data in a tensor, and a graph is one for all data: keep numbers in tensors "
             "(y / y.amax()), masks in torch.where, or put this part into a module of its own, which is one call"

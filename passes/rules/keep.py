@@ -19,6 +19,8 @@ class Elementwise(Rule):
     def depth(self, call: Call) -> Value:
         val = call.node.meta["val"]
         call.mixes_counts()
+        if isinstance(val, (list, tuple, dict)):
+            raise NoRule("it is given several values")
         return Tensor(call.dims()) if isinstance(val, torch.Tensor) else fixed_like(val)  # x.type() is a name
 
     def labels(self, call: MarkCall) -> Any:

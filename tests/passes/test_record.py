@@ -357,7 +357,10 @@ def test_the_flag_of_a_submodule_is_seen_when_it_is_read() -> None:
         return self.out(self.a(x) if self.norm.training else self.norm(self.a(x)))
 
     model = net(forward, a=conv(3, 5), norm=nn.BatchNorm2d(5), out=conv(5, 2))
-    assert conet_fx.analyze(model, IMAGE).trace.mode_dependent
+    plan = check_everything(model, IMAGE)
+    assert [node.meta.get("only_in") for node in plan.trace.graph_module.graph.nodes if node.target == "norm"] == [
+        "eval"
+    ]
 
 
 def test_layers_of_torch_that_are_made_of_others_are_looked_into() -> None:
@@ -505,3 +508,89 @@ def test_a_function_that_cannot_be_looked_into_fails_with_its_line() -> None:
     assert conet_fx.analyze(net(forward, a=conv(3, 4), width=4, **parts), IMAGE).groups
     with pytest.raises(TraceError, match=r"multi_head_attention_forward at .*test_record.py:\d+.* dimension of 6"):
         conet_fx.analyze(net(forward, a=conv(3, 4), width=6, **parts), IMAGE)
+
+
+# --- code that writes into lists and dicts, and that tries ---------------------------------------------------------
+
+
+class Pathways(nn.Module):
+    """A list of values through a list of layers, in place (the two pathways of SlowFast)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList([conv(3, 4), conv(3, 6)])
+        self.fuse = nn.Identity()
+        self.out = conv(10, 5)
+
+    def forward(self, x: list[Tensor], named: dict[str, Tensor] | None = None) -> Tensor:
+        assert isinstance(x, list)
+        for i, layer in enumerate(self.layers):
+            x[i] = layer(x[i])
+        x = self.fuse(x)
+        x[0] = x[0].relu()
+        x.append(x.pop(0))
+        if named is not None:
+            named["gate"] = named["gate"].sigmoid()
+            x[0] = x[0] * named.pop("gate")
+        return self.out(torch.cat(x, 1))
+
+
+@pytest.mark.parametrize("gated", [False, True])
+def test_lists_and_dicts_that_a_forward_writes_into(gated: bool) -> None:
+    def inputs() -> tuple[Any, ...]:
+        images = [IMAGE.clone(), IMAGE + 1]
+        return (images, {"gate": torch.randn(1, 6, 1, 1), "unused": IMAGE}) if gated else (images,)
+
+    model = Pathways().eval()
+    torch.manual_seed(0)
+    plan = conet_fx.analyze(model, inputs())
+    assert [group.name for group in plan.free] == ["layers.0", "layers.1"] if not gated else ["layers.0"]
+    found = []
+    for module in (model, plan.trace.graph_module, plan.resize({"layers.0": 7}, init="inherit")):
+        torch.manual_seed(0)
+        found.append(module(*inputs()))
+    assert torch.equal(found[1], found[0])
+    torch.testing.assert_close(found[2], found[0])
+
+
+class Nested(nn.Module):
+    def forward(self, x: Tensor) -> list[Any]:
+        if x.sum() > 1e9:  # one call
+            return []
+        return [x, {"twice": 2 * x}]
+
+
+def test_lists_that_a_call_returns() -> None:
+    def forward(self: Any, x: Tensor) -> Tensor:
+        found = self.nested(x)
+        found[0] = found[0] + 1
+        return self.out(self.a(found[0] + found.pop()["twice"]))
+
+    check_everything(net(forward, nested=Nested(), a=conv(3, 4), out=conv(4, 5)), IMAGE)
+
+
+@pytest.mark.parametrize("kind", [TypeError, RuntimeError])
+def test_code_that_tries_an_operator_takes_the_other_way(kind: type[Exception]) -> None:
+    def forward(self: Any, x: Tensor) -> Tensor:
+        y = self.a(x)
+        try:
+            z = self.act(y, lengths=x) if kind is TypeError else y + x
+        except kind:
+            z = self.act(y)
+        return self.out(z)
+
+    plan = check_everything(net(forward, a=conv(3, 4), act=nn.ReLU(), out=conv(4, 5)), IMAGE)
+    assert [group.name for group in plan.free] == ["a"]
+
+
+def test_code_that_tries_what_needs_data_is_refused() -> None:
+    def forward(self: Any, x: Tensor) -> Tensor:
+        y = self.a(x)
+        try:
+            y = y * y.mean().item()
+        except RuntimeError:
+            y = y * 2
+        return self.out(y)
+
+    with pytest.raises(TraceError, match="depends on the data in a tensor"):
+        conet_fx.analyze(net(forward, a=conv(3, 4), out=conv(4, 5)), IMAGE)
