@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from conet_fx.passes.groups import ChannelGroup
+from conet_fx.passes.paths import has_two_paths, mode_of
 
 if TYPE_CHECKING:
     from conet_fx.plan import ChannelPlan
@@ -76,9 +77,15 @@ def _reason(group: ChannelGroup) -> str:
 
 def _notes(plan: ChannelPlan) -> list[str]:
     notes = []
-    if plan.trace.mode_dependent:
-        mode = "train" if plan.trace.graph_module.training else "eval"
-        notes.append(f"The model takes other paths in train than in eval mode; this plan is of its {mode} mode.")
+    mode = mode_of(plan.trace.graph_module.training)
+    if has_two_paths(plan.trace.graph_module.graph):
+        notes.append(
+            f"Train and eval mode take different paths: this plan is of both, its MACs are those of {mode} mode."
+        )
+    if plan.trace.one_mode:
+        notes.append(
+            f"The model takes another path in the other mode, which cannot be traced; this plan is of its {mode} mode."
+        )
     if plan.trace.pieces:
         pieces = plan.trace.pieces
         notes.append(f"The model cannot be traced as a whole ({pieces.reason}).")

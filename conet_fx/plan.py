@@ -43,8 +43,8 @@ _MOST = 2**40  # channels that any group can have: numbers stay exact in floats
 @dataclasses.dataclass(frozen=True)
 class Cost:
     """``params``: trainable and frozen parameters. ``macs``: multiply-adds of convolutions, linear layers and matrix
-    products in one forward pass of the example inputs (a multiply-add is one MAC; it is two FLOPs). For a model that is
-    traced in pieces: the multiply-adds of one call of each piece.
+    products in one forward pass of the example inputs, in the mode that the model was in (one multiply-add is one MAC,
+    and two FLOPs). For a model that is traced in pieces: the multiply-adds of one call of each piece.
     """
 
     params: int

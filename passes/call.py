@@ -17,6 +17,7 @@ from torch import fx, nn
 from conet_fx.errors import ConstraintError
 from conet_fx.passes.depth import Depths, Dim, is_fixed
 from conet_fx.passes.nodes import leaves, source, submodule
+from conet_fx.passes.paths import ONLY_IN, mode_of
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -304,8 +305,12 @@ class Call:
         return known
 
     def count(self, factor: int, *dims: Dim, summed: tuple[Dim, ...] = ()) -> None:
-        """The operator costs ``factor`` times the product of the dims in multiply-adds (:class:`Macs`)."""
-        self.facts.macs.append(Macs(factor, dims, summed))
+        """The operator costs ``factor`` times the product of the dims in multiply-adds (:class:`Macs`), if the model,
+        in the mode that it was traced in, runs it.
+        """
+        mode = mode_of(self.root.training)
+        if self.node.meta.get(ONLY_IN, mode) == mode:
+            self.facts.macs.append(Macs(factor, dims, summed))
 
 
 class NoRule(Exception):

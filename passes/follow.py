@@ -20,6 +20,7 @@ from torch.fx.node import map_arg
 from conet_fx.errors import TraceError
 from conet_fx.passes.inputs import Arguments
 from conet_fx.passes.nodes import attribute, tensors, without_classes
+from conet_fx.passes.paths import has_two_paths, mode_of, one_path
 from conet_fx.passes.record import Recorder
 from conet_fx.passes.shapes import Shapes
 
@@ -116,6 +117,8 @@ def follow(
 
     None where the two differ in more than numbers, or the graph does not run on the tensors of ``call``.
     """
+    if has_two_paths(along.graph):
+        along = one_path(along, mode_of(model.training != flip_mode))
     for look_into_wrapped in (True, False):
         recorder = Recorder(model, call, is_leaf, flip_mode, look_into_wrapped)
         recorder.shapes = counterparts = _Counterparts(along, call)

@@ -28,10 +28,11 @@ from conet_fx.passes.groups import ChannelGroup, channel_groups, scales
 from conet_fx.passes.info import KEY, ChannelInfo, annotate, record
 from conet_fx.passes.inputs import Inputs
 from conet_fx.passes.nodes import attribute, source, tensors
+from conet_fx.passes.paths import graph_module_of
 from conet_fx.passes.propagation import propagate
 from conet_fx.passes.rewrite import Init, copied, rewrite
 from conet_fx.passes.shapes import Shapes, to_meta, undisturbed
-from conet_fx.passes.trace import Trace, graph_module_of
+from conet_fx.passes.trace import Trace
 
 _TORCH = os.path.dirname(os.path.abspath(torch.__file__)) + os.sep
 Sizes = Mapping[str, int] | Callable[[tuple[ChannelGroup, ...]], Mapping[str, int]]
@@ -202,7 +203,7 @@ def _analysis(graph_module: fx.GraphModule, options: Options) -> tuple[Trace, Fa
         node.meta.setdefault("source", _last_line(node.stack_trace or ""))
     parts = {n.target: attribute(graph_module, n.target) for n in graph.nodes if n.op in ("call_module", "get_attr")}
     inputs = tuple(str(node.target) for node in graph.nodes if node.op == "placeholder")
-    traced = Trace(graph_module_of(parts, graph, like=graph_module), inputs, mode_dependent=False)
+    traced = Trace(graph_module_of(parts, graph, graph_module), inputs, one_mode=False)
     return traced, propagate(traced, options)
 
 

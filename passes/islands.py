@@ -41,7 +41,7 @@ class Pieces:
     paths: tuple[str, ...]
     opaque: Mapping[str, str]
     reason: str
-    mode_dependent: bool
+    one_mode: bool
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,7 +108,7 @@ def find(model: nn.Module, call: Arguments, is_leaf: Callable[[Any], bool], reas
         tuple(dict.fromkeys(paths)),
         {path: why for path, why in opaque.items() if path not in paths},
         reason,
-        any(found.mode_dependent for found in done.values() if found is not None),
+        any(found.one_mode for found in done.values() if found is not None),
     )
 
 

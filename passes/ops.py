@@ -26,6 +26,7 @@ from torch.nn.utils import parametrizations
 from conet_fx.passes import rules
 from conet_fx.passes.functions import Applied
 from conet_fx.passes.nodes import hooks_that_compute, is_parametrized, plain_subclass, submodule
+from conet_fx.passes.paths import by_mode
 from conet_fx.passes.rules import Rule
 
 
@@ -535,4 +536,5 @@ register(
     functions=[torch._assert, builtins.len],
     methods="dim ndimension is_floating_point is_complex is_signed is_contiguous element_size get_device",
 )
+register(rules.ByMode(), "training in_train in_eval", functions=[by_mode])
 register(rules.Numel(), functions=[torch.numel], methods="numel nelement")

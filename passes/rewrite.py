@@ -26,8 +26,9 @@ from conet_fx.passes.islands import Pieces
 from conet_fx.passes.nodes import attribute, computed_by_hooks, copies, memory_format, submodule
 from conet_fx.passes.nodes import source as line_of
 from conet_fx.passes.numerals import make_plain
+from conet_fx.passes.paths import graph_module_of
 from conet_fx.passes.shapes import undisturbed
-from conet_fx.passes.trace import Trace, graph_module_of
+from conet_fx.passes.trace import Trace
 from conet_fx.passes.verify import verify
 
 Init = Literal["reset", "inherit"]
@@ -127,7 +128,7 @@ def _draft(
         elif node.op == "get_attr":
             value = attribute(source, node.target)
             parts[node.target] = memo.get(id(value), value)
-    return graph_module_of(parts, _new_graph(source.graph, facts, size), like=source)
+    return graph_module_of(parts, _new_graph(source.graph, facts, size), source)
 
 
 def _empty_like(draft: torch.Tensor, old: torch.Tensor) -> torch.Tensor:

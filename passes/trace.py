@@ -20,7 +20,7 @@ from conet_fx.passes import islands
 from conet_fx.passes.inputs import Arguments, Inputs
 from conet_fx.passes.modes import Recorded, recorded
 from conet_fx.passes.nodes import attribute
-from conet_fx.passes.reload import Reload
+from conet_fx.passes.paths import graph_module_of
 from conet_fx.passes.shapes import undisturbed
 
 
@@ -30,8 +30,9 @@ class Trace:
 
     ``graph_module`` shares parameters and submodules with the caller's model. Every node has ``meta["val"]``: a meta
     tensor (or a nest of them, or a plain Python value), ``meta["source"]``: "file:line" of the user's code, and what
-    torch.fx keeps (``stack_trace``, ``nn_module_stack``). ``mode_dependent`` is True when train and eval mode take
-    different paths; the graph is then the one of the mode that the model was in.
+    torch.fx keeps (``stack_trace``, ``nn_module_stack``). Where train and eval mode take different paths, the graph has
+    both (:mod:`conet_fx.passes.paths`). ``one_mode``: it has that of the mode that the model was in, since the model
+    cannot be traced as far in the other.
 
     A model that cannot be traced as a whole has ``pieces``; ``graph_module`` then holds their graphs side by side,
     with their own inputs and outputs, and is no stand-in for the model. ``dropped`` tells what of the model no graph
@@ -41,7 +42,7 @@ class Trace:
 
     graph_module: fx.GraphModule
     inputs: tuple[str, ...]
-    mode_dependent: bool
+    one_mode: bool
     pieces: islands.Pieces | None = None
     dropped: tuple[str, ...] = ()
     model: nn.Module | None = dataclasses.field(default=None, repr=False)
@@ -91,14 +92,12 @@ def trace(
             if pieces is not None:
                 graph_module = _with_parts(model, pieces.graph, pieces.constants)
                 inputs = tuple(str(node.target) for node in pieces.graph.nodes if node.op == "placeholder")
-                return Trace(graph_module, inputs, pieces.mode_dependent, pieces, model=model)
+                return Trace(graph_module, inputs, pieces.one_mode, pieces, model=model)
             if calls is None:
                 raise
             found = calls
     graph_module = _with_parts(model, found.graph, found.constants)
-    return Trace(
-        graph_module, call.inputs, found.mode_dependent, dropped=found.dropped, model=model, call=call.on_meta()
-    )
+    return Trace(graph_module, call.inputs, found.one_mode, dropped=found.dropped, model=model, call=call.on_meta())
 
 
 def _with_calls_of_what_needs_data(
@@ -128,24 +127,4 @@ def _with_parts(model: nn.Module, graph: fx.Graph, constants: Mapping[str, Any])
     for path in parts:
         if hasattr(fx.GraphModule, str(path).partition(".")[0]):
             raise TraceError(f"{path!r} cannot be in a torch.fx.GraphModule, which has such an attribute: rename it")
-    return graph_module_of(parts, graph, like=model)
-
-
-def graph_module_of(parts: Mapping[str, Any], graph: fx.Graph, like: nn.Module) -> fx.GraphModule:
-    """A GraphModule of ``graph`` with ``parts`` at their paths; modes and buffer persistence as in ``like``."""
-    graph._tracer_cls = Reload
-    for node in graph.nodes:
-        if isinstance(node.type, str):
-            node.type = None  # a postponed annotation, whose name means nothing here (torch 2.9 cannot pickle it)
-    graph_module = fx.GraphModule(dict(parts), graph, class_name=type(like).__name__)
-    modules = dict(like.named_modules())
-    for path, module in graph_module.named_modules():
-        twin = modules.get(path)
-        if twin is None:
-            continue
-        vars(module)["training"] = twin.training  # what assigning an attribute of a module asks first takes time
-        if module._buffers:
-            persistent = twin._buffers.keys() - twin._non_persistent_buffers_set
-            # plain tensors become buffers here, but are in no state_dict
-            module._non_persistent_buffers_set |= module._buffers.keys() - persistent
-    return graph_module
+    return graph_module_of(parts, graph, model)

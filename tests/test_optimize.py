@@ -208,13 +208,16 @@ def test_computed_weights_are_searched_and_what_is_not_measured_keeps_its_size()
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_says_which_mode_is_searched_where_they_differ(training: bool) -> None:
+def test_says_which_mode_is_searched_where_the_other_cannot_be_traced(training: bool) -> None:
     class TwoPaths(TinyNet):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return super().forward(x) if self.training else super().forward(x.flip(2))
+            if self.training is not training and x.mean() > 0:
+                return super().forward(x.flip(2))
+            return super().forward(x)
 
-    mode = "train" if training else "eval"
-    with pytest.warns(UserWarning, match=f"TwoPaths takes other paths .* traced in {mode} mode") as caught:
+    mode, other = ("train", "eval") if training else ("eval", "train")
+    told = f"TwoPaths takes another path in {other} mode, which cannot be traced: candidates take that of {mode} mode"
+    with pytest.warns(UserWarning, match=told) as caught:
         conet_fx.optimize(TwoPaths().train(training), tiny_loader(), progress=False, **QUICK)
     assert [str(warning.filename) for warning in caught] == [__file__]
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.fx import Graph
+from torch.fx import Graph, Node
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils import parametrizations
 from torchvision.ops import DeformConv2d
@@ -23,7 +23,8 @@ from conet_fx.errors import ExportError
 from conet_fx.export.expressions import BUILTINS, Imports, literal, quoted
 from conet_fx.export.layout import wrapped
 from conet_fx.export.regions import Region, is_chain, prefixes, regions_of, relative
-from conet_fx.export.statements import Forward, kinds_of, write_forward
+from conet_fx.export.statements import Forward, kinds_of, of_both_modes, write_forward
+from conet_fx.passes.paths import MODES, Mode, has_two_paths, path_of
 from conet_fx.recipe.build import constructor
 from conet_fx.recipe.names import classes
 from conet_fx.recipe.spec import ModuleSpec, Recipe, TensorSpec
@@ -96,6 +97,16 @@ class Body:
         return repr((self.base, [start + call.text(blanks) for start, call in self.init], self.forward))
 
 
+@dataclasses.dataclass(frozen=True)
+class Way:
+    """A graph that the network runs, in one mode if ``mode`` names it, and what belongs to which module in it."""
+
+    mode: Mode | None
+    graph: Graph
+    regions: Mapping[str, Region]
+    kinds: Mapping[Node, str]
+
+
 class Writer:
     """Writes the classes of one network; :attr:`blocks` has their lines in the order of the file."""
 
@@ -104,12 +115,15 @@ class Writer:
         self.leaves = {path: spec for path, spec in recipe.modules.items() if spec.cls or spec.same_as}
         self.aliases = {path: spec.same_as for path, spec in recipe.modules.items() if spec.same_as}
         containers = [path for path in recipe.modules if path not in self.leaves]
-        self.regions = regions_of(graph, containers, self.leaves)
-        self.kinds = kinds_of(graph)
-        self.graph = graph
-        self.containers = dict.fromkeys((*containers, *self.regions))
+        modes: tuple[Mode | None, ...] = MODES if has_two_paths(graph) else (None,)
+        graphs = {mode: path_of(graph, mode) if mode else graph for mode in modes}
+        self.ways = [
+            Way(mode, path, regions_of(path, containers, self.leaves), kinds_of(path)) for mode, path in graphs.items()
+        ]
+        regions = dict.fromkeys(path for way in self.ways for path in way.regions)
+        self.containers = dict.fromkeys((*containers, *regions))
         self.children: dict[str, list[str]] = {path: [] for path in self.containers}
-        for path in (*recipe.modules, *self.regions):
+        for path in (*recipe.modules, *regions):
             parent = path.rpartition(".")[0]
             if path and path not in self.children[parent]:
                 self.children[parent].append(path)
@@ -138,17 +152,16 @@ class Writer:
         """How the container at ``path`` is written: ``sequential``, ``named`` (a Sequential with names), ``list``,
         ``dict``, ``parameters``, ``class``, ``class list`` (with a list as its base) or ``plain``.
         """
-        children, region = self.children[path], self.regions.get(path)
+        children, regions = self.children[path], [way.regions[path] for way in self.ways if path in way.regions]
         names = [child.rpartition(".")[2] for child in children]
         numbered = bool(names) and names == [str(i) for i in range(len(names))]
         simple = bool(children) and not self.tensors[path] and not any(child in self.aliases for child in children)
         if path == "":
             return "class list" if simple and numbered else "class"
-        if region is not None:
-            if simple and is_chain(region):
-                called = [i.path if isinstance(i, Region) else str(i.target) for i in region.items]
-                if called == children and (numbered or all(map(_is_plain, names))):
-                    return "sequential" if numbered else "named"
+        if regions:
+            named = numbered or all(map(_is_plain, names))
+            if simple and named and all(is_chain(each) and _called(each) == children for each in regions):
+                return "sequential" if numbered else "named"
             return "class list" if simple and numbered else "class"
         if simple and numbered:
             return "list"
@@ -300,9 +313,22 @@ class Writer:
                 self._write_class(members)
 
     def _body(self, path: str) -> Body:
-        region, kind = self.regions[path], self.kind(path)
-        forward = write_forward(region, self.kinds, lambda p: self.access(p, path), self.imports)
-        return Body(*self._constructor(path, kind), forward)
+        return Body(*self._constructor(path, self.kind(path)), self._forward(path))
+
+    def _forward(self, path: str) -> Forward:
+        """The method of the class at ``path``, with both paths where the modes differ in it."""
+        forwards = [
+            write_forward(
+                way.regions[path],
+                way.kinds,
+                lambda inner: self.access(inner, path),
+                self.imports,
+                None if path else way.graph,
+            )
+            for way in self.ways
+            if path in way.regions
+        ]
+        return forwards[0] if len(set(forwards)) == 1 else of_both_modes(*forwards)
 
     def _constructor(self, path: str, kind: str) -> tuple[str, tuple[tuple[str, Call], ...]]:
         """The base class and the statements of the constructor."""
@@ -375,7 +401,8 @@ class Writer:
             lines += [""] * bool(body.init)
             lines += wrapped(f"def forward({', '.join(['self', *body.forward.parameters])}):", 1)
             for line in body.forward.lines:
-                lines += wrapped(line, 2)
+                text = line.lstrip(" ")
+                lines += wrapped(text, 2 + (len(line) - len(text)) // 4)
         return lines
 
     def _class_name(self, paths: Sequence[str]) -> str:
@@ -392,11 +419,9 @@ class Writer:
     # --- the network ----------------------------------------------------------------------------------------
 
     def _write_root(self, name: str) -> None:
-        forward = write_forward(
-            self.regions[""], self.kinds, lambda path: self.access(path, ""), self.imports, self.graph
-        )
         base, init = self._constructor("", self.kind(""))
-        body = Body(base, (*init, *((line, Call("", (), "")) for line in self._last_statements())), forward)
+        last = ((line, Call("", (), "")) for line in self._last_statements())
+        body = Body(base, (*init, *last), self._forward(""))
         values = (None if hole.text == hole.default else hole.text for hole in body.holes())
         self.blocks.append(self._class_lines(name, [], body, values))
 
@@ -452,6 +477,11 @@ def _first_uses(graph: Graph) -> dict[str, int]:
         for prefix in prefixes(path):
             first.setdefault(prefix, number)
     return first
+
+
+def _called(region: Region) -> list[str]:
+    """The paths of the parts of a chain."""
+    return [item.path if isinstance(item, Region) else str(item.target) for item in region.items]
 
 
 def _is_plain(name: str) -> bool:

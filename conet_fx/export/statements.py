@@ -40,6 +40,20 @@ class Forward:
     lines: tuple[str, ...]
 
 
+def of_both_modes(in_train: Forward, in_eval: Forward) -> Forward:
+    """One method with the lines of both modes."""
+
+    def lines(forward: Forward) -> list[str]:
+        names = ", ".join(forward.parameters)
+        unpacked = [f"{names} = inputs" if len(forward.parameters) > 1 else f"({names},) = inputs"]
+        return [*(unpacked if differ and names else ()), *forward.lines]
+
+    differ = in_train.parameters != in_eval.parameters
+    first = [*lines(in_train), *([] if in_train.lines[-1].startswith("return") else ["return None"])]
+    parameters = ("*inputs",) if differ else in_eval.parameters
+    return Forward(parameters, ("if self.training:", *(f"    {line}" for line in first), *lines(in_eval)))
+
+
 def kinds_of(graph: Graph) -> dict[Node, str]:
     """``"shape"``, ``"number"``, ``"item"`` (one of several results) or ``"check"`` (of an argument that an assertion
     compares with what it was when the graph was made) for the nodes that are certain to be one.

@@ -17,9 +17,10 @@ from torch.nn.utils import parametrizations
 
 from conet_fx.errors import RecipeError
 from conet_fx.passes.nodes import attribute
+from conet_fx.passes.paths import ONLY_IN, TwoPaths, by_mode
 from conet_fx.passes.reload import Reload
 from conet_fx.recipe.files import RECIPE, WEIGHTS
-from conet_fx.recipe.names import attributes, classes, functions, methods, short
+from conet_fx.recipe.names import attributes, classes, functions, methods, name_in, short
 from conet_fx.recipe.spec import MAX_DEPTH, MAX_ENTRIES, MAX_ITERATIONS, MAX_LAYERS, MAX_NAME, ModuleSpec, Recipe
 from conet_fx.recipe.values import decode, decode_annotation, decode_call
 
@@ -38,7 +39,7 @@ def build(recipe: Recipe) -> GraphModule:
     for what in ("groups", "modules", "tensors", "nodes"):
         if len(getattr(recipe, what)) > MAX_ENTRIES:
             raise RecipeError(f"the recipe has {len(getattr(recipe, what))} {what}, more than {MAX_ENTRIES}")
-    root = GraphModule(nn.Module(), Graph(tracer_cls=Reload))
+    root = (TwoPaths if _has_two_paths(recipe) else GraphModule)(nn.Module(), Graph(tracer_cls=Reload))
     try:
         leaves = _build_modules(root, recipe)
         _build_tensors(root, recipe, leaves)
@@ -234,12 +235,15 @@ def _build_graph(recipe: Recipe, leaves: Collection[str]) -> Graph:
             case "call_function":
                 target = known_functions.get(target)
                 allowed = target is not None and (target is not getattr or _is_plain_getattr(args, kwargs))
+                allowed = allowed and (target is not by_mode or (len(args) == 3 and not kwargs))
             case "output":
                 allowed = spec is recipe.nodes[-1] and len(args) == 1 and not kwargs
             case _:
                 allowed = False
         if not allowed:
             raise RecipeError(f"{where} is not among the operators that a recipe may name")
+        if spec.only_in not in ("", "train", "eval") or (spec.only_in and spec.op in ("placeholder", "output")):
+            raise RecipeError(f"{where} runs in the mode {spec.only_in!r}, which is none")
         annotation = None if spec.annotation is None else decode_annotation(spec.annotation)
         node = graph.create_node(spec.op, target, args, kwargs, spec.name, annotation)
         if node.name != spec.name:
@@ -248,10 +252,17 @@ def _build_graph(recipe: Recipe, leaves: Collection[str]) -> Graph:
             node.meta["is_wrapped"] = True
         if spec.scope:
             node.meta["scope"] = spec.scope
+        if spec.only_in:
+            node.meta[ONLY_IN] = spec.only_in
         nodes[spec.name] = node
     if recipe.nodes[-1].op != "output":
         raise RecipeError("the graph has no output")
     return graph
+
+
+def _has_two_paths(recipe: Recipe) -> bool:
+    name = name_in(functions(), by_mode)
+    return any(spec.only_in or (spec.op == "call_function" and spec.target == name) for spec in recipe.nodes)
 
 
 def _is_plain_getattr(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:

@@ -16,6 +16,7 @@ from conet_fx.errors import RecipeError
 from conet_fx.passes.functions import Applied
 from conet_fx.passes.inputs import Arguments
 from conet_fx.passes.nodes import plain_subclass, without_classes
+from conet_fx.passes.paths import ONLY_IN
 from conet_fx.recipe.build import construct, constructor, named_tensors, plain_attributes, signature
 from conet_fx.recipe.files import graph_hash
 from conet_fx.recipe.names import classes, functions, name_in, qualified_name
@@ -121,7 +122,7 @@ def _describe_node(node: Node, known: Mapping[str, Callable[..., Any]]) -> NodeS
     calls = node.op in ("call_function", "call_method")
     scope = str(node.meta.get("scope", "")) if calls else ""
     annotation, wrapped = encode_annotation(node.type), "is_wrapped" in node.meta
-    return NodeSpec(node.op, node.name, target, args, kwargs, annotation, wrapped, scope)
+    return NodeSpec(node.op, node.name, target, args, kwargs, annotation, wrapped, scope, node.meta.get(ONLY_IN, ""))
 
 
 def arguments_of(path: str, module: nn.Module) -> dict[str, Any]:

@@ -52,7 +52,7 @@ class TensorSpec:
 class NodeSpec:
     """One fx node; arguments and annotation are JSON data, as :func:`encode` makes it. ``scope``: path of the module
     whose ``forward`` made the call, a hint for people and for an export as source; "" for calls of modules, whose path
-    tells.
+    tells. ``only_in``: "train" or "eval" where one mode alone runs the node.
     """
 
     op: str
@@ -63,6 +63,7 @@ class NodeSpec:
     annotation: Any = None
     wrapped: bool = False  # by torch.fx.wrap, which another trace has to know
     scope: str = ""
+    only_in: str = ""
 
 
 @dataclasses.dataclass(frozen=True)

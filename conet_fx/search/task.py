@@ -12,6 +12,7 @@ from torch import fx, nn
 from torch.fx.node import map_aggregate
 
 from conet_fx.errors import SearchError
+from conet_fx.passes.paths import by_mode
 from conet_fx.plan import ChannelPlan, Cost, analyze
 from conet_fx.probe import probed_layers
 from conet_fx.search.batches import check_targets, first_batch, samples
@@ -47,11 +48,11 @@ class Task:
         _check_trainable(model)
         options = {"tie_concat": config.tie_concat, "resize_linear": config.resize_linear}
         plan = analyze(model, example_inputs, **options)
-        if plan.trace.mode_dependent and not plan.trace.pieces:
+        if plan.trace.one_mode and not plan.trace.pieces:
             modes = ("train", "eval") if plan.trace.graph_module.training else ("eval", "train")
             warnings.warn(
-                f"{type(model).__name__} takes other paths in train than in eval mode, and was traced in {modes[0]} "
-                f"mode: candidates take that path in {modes[1]} mode, too. model.{modes[1]}() before takes the other",
+                f"{type(model).__name__} takes another path in {modes[1]} mode, which cannot be traced: candidates "
+                f"take that of {modes[0]} mode in both. model.{modes[1]}() before takes the other, if it can be traced",
                 stacklevel=3,
             )
         if not plan.free:
@@ -110,8 +111,10 @@ def cost_per_sample(plan: ChannelPlan, sizes: Mapping[str, int]) -> Cost:
 
 
 def _output(plan: ChannelPlan) -> Any:
-    """The value that the traced network returns, on the meta device."""
+    """The value that the traced network returns where it is trained, on the meta device."""
     if plan.trace.pieces:
         return plan.trace.pieces.returned
     returned = plan.trace.graph_module.graph.output_node().args[0]
+    if isinstance(returned, fx.Node) and returned.target is by_mode:
+        _, returned, _ = returned.args
     return map_aggregate(returned, lambda a: a.meta["val"] if isinstance(a, fx.Node) else a)

@@ -18,6 +18,7 @@ from conet_fx.passes.rules.along import (
 from conet_fx.passes.rules.attention import MultiheadAttention
 from conet_fx.passes.rules.base import (
     Applied,
+    ByMode,
     Ignore,
     Input,
     Opaque,
@@ -118,6 +119,7 @@ __all__ = [
     "Arithmetic",
     "AsComplex",
     "AsReal",
+    "ByMode",
     "ChannelNorm",
     "ChannelShuffle",
     "Chunk",

@@ -17,6 +17,7 @@ from conet_fx.errors import ConstraintError
 from conet_fx.passes.call import Call, Value, dims_in, fixed_like
 from conet_fx.passes.depth import is_fixed
 from conet_fx.passes.labels import MarkCall
+from conet_fx.passes.paths import by_mode
 from conet_fx.passes.verify import multiply_adds
 
 EdgeKind = Literal["conv", "non_conv"]
@@ -92,6 +93,17 @@ class Output(Rule):
 _BORDER = "goes from a traced piece of the network to code that cannot be traced"
 
 
+class ByMode(Rule):
+    """What a network returns in each mode (:func:`conet_fx.passes.paths.by_mode`): :class:`Output` freezes both."""
+
+    def depth(self, call: Call) -> Value:
+        in_train, in_eval = call.node.args[1:]
+        return call.value(in_train if call.root.training else in_eval)
+
+    def labels(self, call: MarkCall) -> Any:
+        return None
+
+
 class Record(Rule):
     """A named tuple or a data class of values."""
 
@@ -149,6 +161,8 @@ def each(nest: Any, one: Any) -> Any:
 
 
 def _known(call: Call, argument: Any) -> Value:
+    if isinstance(argument, torch.fx.Node) and argument.target is by_mode:
+        argument = argument.args[1:]
     if isinstance(argument, torch.fx.Node):
         return call.facts.values[argument]
     if isinstance(argument, (tuple, list)):

@@ -137,7 +137,7 @@ def check_identity(model: nn.Module, plan: ChannelPlan, inputs: Any) -> None:
     source = origin(plan, model, resized)
     assert list(resized.state_dict()) == list(source.state_dict())
     assert set(resized.state_dict()) <= set(model.state_dict()) | set(source.state_dict())
-    training = model.training and (plan.trace.mode_dependent or plan.trace.pieces is not None)
+    training = model.training and (plan.trace.one_mode or plan.trace.pieces is not None)
     expected = outputs(model, inputs, training)
     for module in (source, resized) if source is not model else (resized,):
         got = outputs(module, inputs, training)
@@ -177,7 +177,7 @@ def trained_parameters(plan: ChannelPlan, module: nn.Module, inputs: Any) -> dic
 
     A model that was traced in pieces (a detector) takes the inputs in its own mode only.
     """
-    own_mode_only = plan.trace.mode_dependent or plan.trace.pieces is not None
+    own_mode_only = plan.trace.one_mode or plan.trace.pieces is not None
     modes = (module.training,) if own_mode_only else (False, True)
     return {training: gradients(module, inputs, training) for training in modes}
 

@@ -144,6 +144,7 @@ LENGTH = "the length of a parameter or buffer that no layer writes: rows of a ta
 PRODUCT = "one size is the product of others, which is no linear equation"
 CLASSES = "channels are compared with numbers of classes, which may come from data"
 UNCHECKED = "torchvision computes what comes out of a deformable convolution, and does not ask what fits"
+MODE = "the other mode ties them, of which the oracle, in eval mode, sees nothing"
 
 DIFFERENT: dict[str, tuple[str, Difference]] = {
     "blocks-res2net": (LITERAL, Difference(bold=1)),
@@ -222,6 +223,7 @@ DIFFERENT: dict[str, tuple[str, Difference]] = {
     "numbers-condition": (REFUSED, Difference(coarse=1)),
     "numbers-squared_count": (REFUSED, Difference(coarse=2, unread=2)),
     "numbers-unknown_function": (REFUSED, Difference(coarse=1)),
+    "modes-joined_in_one_mode": (MODE, Difference(coarse=1)),
     # two: for PyTorch the last projection may be of another width too
     "attention-attention_among_channels": (REFUSED, Difference(coarse=2)),
     "computed-parametrized_norm": (REFUSED, Difference(coarse=1)),

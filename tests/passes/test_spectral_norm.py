@@ -59,7 +59,7 @@ def weights(network: fx.GraphModule) -> list[Tensor]:
 @pytest.mark.parametrize("training", [True, False])
 def test_one_graph_has_both_modes(critic: nn.Module, training: bool) -> None:
     plan = conet_fx.analyze(critic.train(training), IMAGE)
-    assert not plan.trace.mode_dependent
+    assert not plan.trace.one_mode
     network = plan.resize({"a": 5, "b": 20})
     before = vectors(network)
     network.eval()(IMAGE)

@@ -61,7 +61,7 @@ GOLDEN_LINEAR: dict[str, int] = {
 
 def build(name: str) -> nn.Module:
     torch.manual_seed(0)
-    options: dict[str, Any] = {"init_weights": False} if name == "googlenet" else {}
+    options: dict[str, Any] = {"init_weights": False, "aux_logits": False} if name == "googlenet" else {}
     maker: Callable[..., nn.Module] = getattr(zoo, name)
     return maker(weights=None, num_classes=10, **options).eval()
 

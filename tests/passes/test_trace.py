@@ -456,17 +456,18 @@ def test_functional_dropout_follows_the_mode_of_the_traced_module() -> None:
     for training in (True, False):
         traced = trace(model.train(training), IMAGE)
         module = traced.graph_module
-        assert not traced.mode_dependent
+        assert not traced.one_mode
         assert module.training == training
         assert torch.equal(module.eval()(IMAGE), model.a(IMAGE))
         assert (module.train()(IMAGE) == 0).float().mean() > 0.3
 
 
-def test_models_that_take_other_paths_in_training_are_flagged() -> None:
+def test_what_one_mode_alone_runs_is_marked() -> None:
     model = torchvision.models.googlenet(weights=None, init_weights=False, num_classes=4)
     traced = trace(model.eval(), torch.randn(1, 3, 64, 64))
-    assert traced.mode_dependent
-    assert not any(str(node.target).startswith("aux") for node in traced.graph_module.graph.nodes)
+    assert not traced.one_mode
+    modes = {str(node.target)[:4]: node.meta.get("only_in") for node in traced.graph_module.graph.nodes}
+    assert (modes["aux1"], modes["aux2"], modes["fc"]) == ("train", "train", None)
 
 
 def test_batch_norm_that_is_frozen_stays_so() -> None:

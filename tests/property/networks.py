@@ -55,7 +55,8 @@ class Statement:
 class Program:
     """A network on an input ``v0`` of shape [N, channels, space, ...] with ``dims`` dims of space.
 
-    ``outputs``: values that the network returns as they are, besides the sum of all heads.
+    ``outputs``: values that the network returns as they are, besides the sum of all heads; in train mode only if
+    ``auxiliary``.
     """
 
     dims: int
@@ -64,6 +65,7 @@ class Program:
     statements: tuple[Statement, ...]
     shapes: tuple[Shape, ...]
     outputs: tuple[int, ...] = ()
+    auxiliary: bool = False
 
     @property
     def unread(self) -> tuple[int, ...]:
@@ -76,7 +78,7 @@ class Program:
         for statement in self.statements:
             lines.append(f"{statement}  # {', '.join(str(list(self.shapes[i])) for i in statement.results)}")
         lines.append(f"return {' + '.join(f'head(v{i})' for i in self.unread)}")
-        lines[-1] += "".join(f", v{i}" for i in self.outputs)
+        lines[-1] += "".join(f", v{i}{' (in training)' if self.auxiliary else ''}" for i in self.outputs)
         return "\n" + "\n".join(lines) + "\n"
 
     def _repr_pretty_(self, printer: Any, cycle: bool) -> None:  # what hypothesis prints
@@ -114,7 +116,7 @@ class RandomNet(nn.Module):
         total = heads[0]
         for head in heads[1:]:
             total = total + head
-        if self.program.outputs:
+        if self.program.outputs and (self.training or not self.program.auxiliary):
             return (total, *[values[i] for i in self.program.outputs])
         return total
 
@@ -711,6 +713,30 @@ def binary(d: int, x: Shape, y: Shape, name: str) -> nn.Module:
 @op("any", "same")
 def residual(d: int, x: Shape, y: Shape) -> nn.Module:
     return Apply(lambda x, y: x + y)
+
+
+@op("any", "same", kind=("other layers", "other operators", "one more operand", "in place"))
+def by_training(d: int, x: Shape, y: Shape, kind: str) -> nn.Module:
+    """Train and eval mode take different paths."""
+
+    def layers(m: Any, x: Tensor, y: Tensor) -> Tensor:
+        return m.a(x) + y if m.training else y * m.b(x)
+
+    def operators(m: Any, x: Tensor, y: Tensor) -> Tensor:
+        return torch.cat([x, y], 1) if m.training else torch.cat([x * 2, y - 1], 1)
+
+    def operand(m: Any, x: Tensor, y: Tensor) -> Tensor:
+        z = m.a(x) * 0.5
+        return z + y if m.training else z
+
+    def in_place(m: Any, x: Tensor, y: Tensor) -> Tensor:
+        z = x + 1
+        return (z.mul_(2) if m.training else z) + y
+
+    runs = {"other layers": layers, "other operators": operators, "one more operand": operand, "in place": in_place}
+    make = nn.Linear if len(x) == 2 else by_dims("Conv", d)
+    a, b = (make(x[1], y[1], *[1] * (len(x) > 2)) for _ in range(2))
+    return Apply(runs[kind], a=a, b=b) if kind == "other layers" else Apply(runs[kind], a=a)
 
 
 @op("map", "smaller", name=("operator.add", "operator.mul", "torch.maximum"))
@@ -1716,8 +1742,12 @@ Step = tuple[str, tuple[int, ...]]
 COMMON = ("conv1", "conv3", "residual", "residual", "batch_norm")
 
 
-def resolve(dims: int, channels: int, space: int, steps: Sequence[Step], returned: int = 0) -> Program:
-    """The program that the steps amount to. ``returned``: how many of the last values are outputs themselves."""
+def resolve(
+    dims: int, channels: int, space: int, steps: Sequence[Step], returned: int = 0, auxiliary: bool = False
+) -> Program:
+    """The program that the steps amount to. ``returned``: how many of the last values are outputs themselves, in train
+    mode only if ``auxiliary``.
+    """
     shapes: list[Shape] = [(2, channels, *[space] * dims)]
     statements: list[Statement] = []
     for name, picks in steps:
@@ -1739,7 +1769,7 @@ def resolve(dims: int, channels: int, space: int, steps: Sequence[Step], returne
             statements.append(Statement(name, operands, tuple(options), tuple(numbers)))
             shapes += results
     outputs = tuple(range(len(shapes))[max(1, len(shapes) - returned) :]) if returned else ()
-    return Program(dims, channels, space, tuple(statements), tuple(shapes), outputs)
+    return Program(dims, channels, space, tuple(statements), tuple(shapes), outputs, auxiliary)
 
 
 def choose_operands(
@@ -1814,7 +1844,8 @@ def programs(draw: st.DrawFn, names: Sequence[str] | None = None, most: int = 12
     returned = draw(st.sampled_from((0, 0, 0, 1))) if outputs else 0
     first: list[Step] = [("conv1", (0, 0)), ("conv1", (0, 0)), ("conv1", (1, 0))]
     start = first[: draw(st.sampled_from((0, 3, 2, 1)))]
-    return resolve(dims, channels, space, start + draw(steps(names, most)), returned)
+    auxiliary = bool(returned) and draw(st.booleans())
+    return resolve(dims, channels, space, start + draw(steps(names, most)), returned, auxiliary)
 
 
 def sample(count: int, seed: int, names: Sequence[str] | None = None) -> list[Program]:

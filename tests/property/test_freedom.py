@@ -21,6 +21,7 @@ both: channels that are cut into equal pieces, and concatenations.
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
@@ -146,7 +147,7 @@ def with_options(program: Program, options: Sequence[tuple[object, ...]]) -> Pro
         found = result_shapes(OPERATORS[statement.operator], program.dims, operands, given_options, limit=10**9)
         assert found is not None
         shapes += found
-    return Program(program.dims, program.channels, program.space, tuple(statements), tuple(shapes), program.outputs)
+    return dataclasses.replace(program, statements=tuple(statements), shapes=tuple(shapes))
 
 
 def dimensions(module: nn.Module) -> dict[tuple[str, int], int]:

@@ -85,7 +85,7 @@ def parameter(*shape: int) -> nn.Parameter:
 
 
 for family in (
-    "attention", "blocks", "computed", "designs", "joins", "layers", "moves", "numbers", "picks", "products",
+    "attention", "blocks", "computed", "designs", "joins", "layers", "modes", "moves", "numbers", "picks", "products",
     "sampling", "sequences", "spellings", "transformers",
 ):  # fmt: skip
     importlib.import_module(f"{__name__}.{family}")

@@ -1,0 +1,279 @@
+"""Networks whose train and eval mode take different paths: one graph, one plan, and modules that are right in both."""
+
+from __future__ import annotations
+
+import copy
+import io
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
+
+import conet_fx
+from conet_fx.errors import RecipeError, SearchError
+from conet_fx.passes.paths import ONLY_IN, TwoPaths, has_two_paths, path_of
+from conet_fx.recipe import spec
+from conet_fx.recipe.build import build
+from tests.passes.cases import conv, net
+
+IMAGE = torch.randn(2, 3, 8, 8)
+
+
+class Heads(nn.Module):
+    """A head for each mode, and one for both: the trunk is read by all."""
+
+    def __init__(self, channels: int = 8, width: int = 12) -> None:
+        super().__init__()
+        self.trunk = conv(3, channels)
+        self.norm = nn.BatchNorm2d(channels)
+        self.body = conv(channels, width)
+        self.auxiliary = nn.Conv2d(channels, 4, 1)
+        self.mask = nn.Conv2d(width, 5, 1)
+        self.classes = nn.Linear(width, 4)
+        self.register_buffer("steps", torch.zeros(1))
+
+    def forward(self, x: Tensor, scale: float = 1.0) -> Any:
+        y = F.dropout(self.norm(self.trunk(x)).relu(), 0.1, self.training)
+        z = self.body(y)
+        scores = self.classes(z.mean((2, 3))) * scale
+        if self.training:
+            self.steps += 1
+            drawn = F.dropout(y, 0.3)
+            return scores, self.auxiliary(drawn).mean((2, 3))
+        return {"scores": scores.softmax(1), "mask": self.mask(z)}
+
+
+def in_both_modes(module: nn.Module, *inputs: Any) -> list[Any]:
+    """What copies of a module return in train and in eval mode, and their buffers after."""
+    found: list[Any] = []
+    for training in (True, False):
+        twin = copy.deepcopy(module).train(training)
+        torch.manual_seed(0)
+        returned = twin(*(inputs or (IMAGE,)))
+        found += [returned, {name: tensor for name, tensor in twin.named_buffers() if "constant" not in name}]
+    return found
+
+
+def same(ours: nn.Module, theirs: nn.Module) -> None:
+    torch.testing.assert_close(in_both_modes(ours), in_both_modes(theirs), rtol=0, atol=0)
+
+
+@pytest.fixture(params=[True, False], ids=["traced in train", "traced in eval"])
+def model(request: pytest.FixtureRequest) -> nn.Module:
+    torch.manual_seed(0)
+    return Heads().train(request.param)
+
+
+def test_a_graph_has_both_paths_and_their_common_part_once(model: nn.Module) -> None:
+    plan = conet_fx.analyze(model, IMAGE)
+    traced = plan.trace.graph_module
+    assert isinstance(traced, TwoPaths)
+    assert not plan.trace.one_mode
+    calls = {node.target: node.meta.get(ONLY_IN) for node in traced.graph.nodes if node.op == "call_module"}
+    common = dict.fromkeys(("trunk", "norm", "body", "classes"))
+    assert calls == {**common, "auxiliary": "train", "mask": "eval"}
+    groups = {group.name: (group.size, set(group.readers)) for group in plan.free}
+    assert groups == {"trunk": (8, {"body", "auxiliary"}), "body": (12, {"classes", "mask"})}
+    mode = "train" if model.training else "eval"
+    assert f"this plan is of both, its MACs are those of {mode} mode" in plan.explain()
+    frozen = {group.name: group.frozen for group in plan.groups if group.frozen}
+    assert frozen == dict.fromkeys(("auxiliary", "mask", "classes"), "channels of the network's output")
+    same(traced, model)
+
+
+def test_resized_modules_are_right_in_both_modes(model: nn.Module) -> None:
+    plan = conet_fx.analyze(model, IMAGE)
+    same(plan.resize({}, init="inherit"), model)
+    wider = plan.resize({"trunk": 11, "body": 17}, init="inherit").eval()
+    torch.testing.assert_close(wider(IMAGE), model.eval()(IMAGE))
+    scores, auxiliary = wider.train()(IMAGE)
+    (scores.sum() + auxiliary.sum()).backward()
+    assert {name for name, p in wider.named_parameters() if p.grad is None} == {"mask.weight", "mask.bias"}
+    again = conet_fx.analyze(wider, IMAGE)
+    assert again.sizes == {**plan.sizes, "trunk": 11, "body": 17}
+    same(again.resize({}, init="inherit"), wider)
+
+
+def test_multiply_adds_are_those_of_the_mode_that_was_traced(model: nn.Module) -> None:
+    pixels, batch = 64, len(IMAGE)
+    common = pixels * (3 * 8 + 8 * 12) + 12 * 4
+    head = pixels * (8 * 4 if model.training else 12 * 5)
+    assert conet_fx.analyze(model, IMAGE).cost().macs == batch * (common + head)
+
+
+def test_copies_pickles_and_compiled_modules_keep_both_paths(model: nn.Module) -> None:
+    resized = conet_fx.analyze(model, IMAGE).resize({"trunk": 5})
+    file = io.BytesIO()
+    torch.save(resized, file)
+    file.seek(0)
+    loaded = torch.load(file, weights_only=False)
+    assert isinstance(loaded, TwoPaths)
+    assert loaded.training is resized.training
+    assert loaded.meta["conet_fx"]["sizes"] == resized.meta["conet_fx"]["sizes"]
+    same(loaded, resized)
+    same(copy.deepcopy(resized), resized)
+    compiled = torch.compile(resized.eval(), backend="eager", fullgraph=True)
+    torch.testing.assert_close(compiled(IMAGE), resized(IMAGE))
+    assert len(compiled.train()(IMAGE)) == 2
+    program = torch.export.export(resized.eval(), (IMAGE,)).module()
+    torch.testing.assert_close(program(IMAGE), resized(IMAGE))
+
+
+def test_an_interpreter_returns_what_the_mode_returns(model: nn.Module) -> None:
+    traced = conet_fx.analyze(model, IMAGE).trace.graph_module
+    found = fx.Interpreter(traced.eval()).run(IMAGE, 1.0)
+    torch.testing.assert_close(found, model.eval()(IMAGE))
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_saved_networks_have_both_paths(model: nn.Module, training: bool, tmp_path: Path) -> None:
+    plan = conet_fx.analyze(model, IMAGE)
+    resized = plan.resize({"trunk": 5, "body": 7})
+    conet_fx.save(resized, plan, tmp_path)
+    same(conet_fx.load(tmp_path), resized)
+    own = conet_fx.apply(Heads().train(training), tmp_path)
+    assert isinstance(own, Heads)
+    same(own, resized)
+
+
+def test_the_source_has_both_paths(model: nn.Module, tmp_path: Path) -> None:
+    plan = conet_fx.analyze(model, IMAGE)
+    resized = plan.resize({"trunk": 5, "body": 7})
+    conet_fx.save(resized, plan, tmp_path)
+    target = conet_fx.export(tmp_path, tmp_path / "network.py", example_inputs=IMAGE)
+    space: dict[str, Any] = {}
+    exec(Path(target).read_text(), space)
+    network = space["Heads"]()
+    network.load_state_dict(resized.state_dict())
+    same(network, resized)
+
+
+def test_a_class_that_spells_out_a_width_in_one_mode_is_refused_with_its_line(tmp_path: Path) -> None:
+    class Spelt(Heads):
+        def forward(self, x: Tensor) -> Any:
+            y = self.trunk(x)
+            return self.classes(self.body(y).view(-1, 12, 64).mean(2)) if self.training else self.mask(self.body(y))
+
+    plan = conet_fx.analyze(Spelt().eval(), IMAGE)
+    resized = plan.resize({"body": 7})
+    assert resized.train()(IMAGE).shape == (2, 4)
+    conet_fx.save(resized, plan, tmp_path)
+    with pytest.raises(RecipeError, match=r"12 where the recipe has 7, in view at .*test_paths\.py"):
+        conet_fx.apply(Spelt().eval(), tmp_path)
+
+
+def test_tensors_made_in_each_mode_keep_their_values() -> None:
+    def forward(self: Any, x: Tensor) -> Tensor:
+        weights = torch.tensor([1.0, 2.0, 3.0, 4.0] if self.training else [4.0, 3.0, 2.0, 1.0])
+        return self.out(self.a(x) * weights[:, None, None] * torch.tensor([2.0]))
+
+    module = net(forward, a=conv(3, 4), out=conv(4, 5))
+    same(conet_fx.analyze(module, IMAGE).trace.graph_module, module)
+
+
+def test_each_path_runs_in_its_own_order() -> None:
+    def forward(self: Any, x: Tensor) -> Tensor:
+        y = self.a(x)
+        if self.training:
+            y = y.mul_(2.0)
+        z = y.add_(1.0)
+        if not self.training:
+            z = self.b(z.clone().mul_(3.0))
+        return z.relu_()
+
+    module = net(forward, a=conv(3, 4), b=conv(4, 4))
+    for training in (True, False):
+        plan = conet_fx.analyze(module.train(training), IMAGE)
+        same(plan.trace.graph_module, module)
+        same(plan.resize({}, init="inherit"), module)
+
+
+def test_a_plain_difference_in_the_flag_is_no_second_path() -> None:
+    def forward(self: Any, x: Tensor) -> Tensor:
+        return self.out(F.dropout(self.a(x), 0.5, self.training))
+
+    graph = conet_fx.analyze(net(forward, a=conv(3, 4), out=conv(4, 5)), IMAGE).trace.graph_module.graph
+    assert not has_two_paths(graph)
+
+
+def test_arguments_of_every_kind_are_handed_on() -> None:
+    def forward(self: Any, x: Tensor, shift: float = 0.0, *, weight: Tensor, scale: int = 2) -> Tensor:
+        y = self.a(x) + shift
+        return self.out(y * weight) if self.training else self.out(y) * scale
+
+    module = net(forward, a=conv(3, 4), out=conv(4, 5))
+    call = {"weight": torch.ones(1)}
+    traced = conet_fx.analyze(module, {"x": IMAGE, **call}).trace.graph_module
+    for training in (True, False):
+        expected = module.train(training)(IMAGE, **call)
+        assert torch.equal(traced.train(training)(IMAGE, **call), expected)
+
+
+def test_any_number_of_arguments_is_handed_on() -> None:
+    def forward(self: Any, x: Tensor, *more: Tensor) -> Tensor:
+        y = self.a(x + more[0])
+        return self.out(y + more[1]) if self.training else self.out(y)
+
+    module = net(forward, a=conv(3, 4), out=conv(4, 5))
+    inputs = (IMAGE, IMAGE, torch.ones(1))
+    traced = conet_fx.analyze(module, inputs).trace.graph_module
+    torch.testing.assert_close(in_both_modes(traced, *inputs), in_both_modes(module, *inputs))
+
+
+def test_a_mode_that_cannot_be_traced_is_left_out_and_told() -> None:
+    def forward(self: Any, x: Tensor) -> Tensor:
+        y = self.a(x)
+        if self.training and y.mean() > 0:
+            return self.b(y)
+        return self.out(y)
+
+    module = net(forward, a=conv(3, 4), b=conv(4, 5), out=conv(4, 5)).eval()
+    plan = conet_fx.analyze(module, IMAGE)
+    assert plan.trace.one_mode
+    assert "another path in the other mode, which cannot be traced; this plan is of its eval mode" in plan.explain()
+
+
+def test_a_path_that_uses_the_other_is_an_error(model: nn.Module) -> None:
+    graph = conet_fx.analyze(model, IMAGE).trace.graph_module.graph
+    next(node for node in graph.nodes if node.target == "norm").meta[ONLY_IN] = "eval"
+    with pytest.raises(ValueError, match="node norm does not run in train mode, but what uses it does"):
+        path_of(graph, "train")
+
+
+@pytest.mark.parametrize("mode", ["test", "eval", 1])
+def test_recipes_that_mix_paths_are_refused(mode: Any, tmp_path: Path) -> None:
+    plan = conet_fx.analyze(Heads(), IMAGE)
+    conet_fx.save(plan.resize({}), plan, tmp_path)
+    recipe = conet_fx.recipe.read(tmp_path)
+    nodes = [
+        spec.NodeSpec(**{**vars(node), "only_in": mode}) if node.target == "body" else node for node in recipe.nodes
+    ]
+    with pytest.raises(RecipeError, match=r"node 'body'|node body does not run in train mode"):
+        build(spec.Recipe(**{**vars(recipe), "nodes": tuple(nodes)}))
+
+
+# --- the search -----------------------------------------------------------------------------------------------
+
+
+class Auxiliary(Heads):
+    def forward(self, x: Tensor) -> Any:
+        y = self.trunk(x)
+        scores = self.classes(self.body(y).mean((2, 3)))
+        return (scores, self.auxiliary(y).mean((2, 3))) if self.training else scores
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_a_search_trains_one_path_and_evaluates_the_other(training: bool, tmp_path: Path) -> None:
+    def loss(output: Any, target: Tensor) -> Tensor:
+        return sum((F.cross_entropy(each, target) for each in output), torch.zeros(()))
+
+    loader = [(torch.randn(8, 3, 8, 8), torch.arange(8) % 4) for _ in range(2)]
+    model = Auxiliary().train(training)
+    with pytest.raises(SearchError, match=r"returns a tuple of 2 .* pass loss_fn"):
+        conet_fx.optimize(model, loader, trials=1, epochs_per_trial=1)
+    result = conet_fx.optimize(model, loader, trials=1, epochs_per_trial=1, loss_fn=loss, run_dir=tmp_path)
+    assert result.model.eval()(IMAGE).shape == (2, 4)
+    assert len(result.model.train()(IMAGE)) == 2
