@@ -44,6 +44,7 @@ CAUSES = {  # the first that fits
     "class or its arguments": r"not among the classes|takes no argument|module '.*'(, |.* recurrent layers)",
     "tensor": r"tensor '",
     "operator": r"not among the operators",
+    "mode": r"runs in the mode|does not run in",
     "value": r"is no value that|is no annotation",
     "name in the graph": r"a name that|has no output",
     "torch refuses": r"cannot be built",

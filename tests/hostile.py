@@ -63,6 +63,18 @@ class Sequences(nn.Module):
         return self.head(x.to(torch.float32)).clamp(-1.0, float("inf"))
 
 
+class TwoWays(nn.Module):
+    """Another path in each mode."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.trunk, self.head, self.auxiliary = (nn.Conv2d(3, width, 1) for width in (3, 4, 5))
+
+    def forward(self, x: Tensor) -> Any:
+        x = F.dropout(self.trunk(x), 0.5, self.training)
+        return (self.head(x), [self.auxiliary(x).mean((2, 3))]) if self.training else self.head(x).softmax(1)
+
+
 class Deciding(nn.Module):
     """Traced in pieces, since data decides between them: its recipe has no graph, and is applied to it."""
 
@@ -91,7 +103,7 @@ def originals() -> tuple[Files, ...]:
     """What is saved of each network."""
     found = []
     image, words = torch.zeros(2, 3, 5, 5), torch.zeros(2, 3, dtype=torch.long)
-    examples = ((Convolutions(), image), (Sequences(), words), (Deciding(), image))
+    examples = ((Convolutions(), image), (Sequences(), words), (TwoWays(), image), (Deciding(), image))
     for model, example in examples:
         plan = conet_fx.analyze(model.eval(), example)
         with tempfile.TemporaryDirectory() as folder:
@@ -110,7 +122,7 @@ TEXTS = st.sampled_from(
      "tests.models.broken_import.x", "import", "self", '"); __import__("os").system("x") #', "__import__('this')", "*",
      "**kwargs", "x\n    import this",
      "{__import__}", "meta", "cuda", "node", "tuple", "..", "../../etc/passwd", "/etc/passwd", "a" * 5000, "\ud800",
-     "x.data", "ｓｅｌｆ", "forward", "code", "F32", "I64", "BOOL", "F4"]
+     "x.data", "ｓｅｌｆ", "forward", "code", "train", "eval", "F32", "I64", "BOOL", "F4"]
 )  # fmt: skip
 SCALARS = st.one_of(
     st.none(),
