@@ -511,6 +511,18 @@ class Recorder(fx.Tracer):
 
     def _copy_on_meta(self) -> nn.Module:
         """A copy of the model with meta tensors, whose training flags are seen when they are read."""
+        root = self._plain_copy()
+        flags = self._flags_of_the_other_mode() if self.flip_mode else {}
+        if "forward" in vars(root):
+            _into_class(root, vars(root).pop("forward"))
+        for path, module in root.named_modules():
+            if "training" in vars(module):
+                # what is not in __dict__ is asked of __getattr__, which fx lets us see
+                own = module.__dict__.pop("training")
+                module._buffers["training"] = flags.get(path, not self.model.training) if self.flip_mode else own
+        return root
+
+    def _plain_copy(self) -> nn.Module:
         memo: dict[int, Any] = {}
         for name, tensor in tensors_of(self.model).items():
             if nn.parameter.is_lazy(tensor):
@@ -518,21 +530,29 @@ class Recorder(fx.Tracer):
             new = torch.empty_like(tensor, device="meta")
             memo[id(tensor)] = nn.Parameter(new, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else new
         try:
-            memo = copies(self.model, memo)
-            root = copy_module(self.model, memo)
+            return copy_module(self.model, copies(self.model, memo))
         except Exception as error:
             raise TraceError(
                 f"{type(self.model).__name__} cannot be copied ({type(error).__name__}: {error}), and conet-fx works "
                 "on a copy so that your model stays as it is. Tensors computed from parameters and kept as attributes "
                 "are the usual cause: detach them, or set them to None before"
             ) from error
-        if "forward" in vars(root):
-            _into_class(root, vars(root).pop("forward"))
-        for module in root.modules():
-            if "training" in vars(module):
-                # what is not in __dict__ is asked of __getattr__, which fx lets us see
-                module._buffers["training"] = module.__dict__.pop("training") != self.flip_mode
-        return root
+
+    def _flags_of_the_other_mode(self) -> dict[str, bool]:
+        """The training flags that a ``train`` of the model's own sets, which may keep parts of it in eval mode. What
+        else it does (LoRA merges its weights) is left out, since no graph does it.
+        """
+        if all(type(module).train is nn.Module.train for module in self.model.modules()):
+            return {}
+        twin = self._plain_copy()
+        try:
+            twin.train(not self.model.training)
+        except Exception as error:
+            raise TraceError(
+                f"a copy of {type(self.model).__name__} on the meta device cannot change its mode "
+                f"({type(error).__name__}: {error})"
+            ) from error
+        return {path: module.training for path, module in twin.named_modules()}
 
     @contextlib.contextmanager
     def _noting_autocast(self) -> Iterator[None]:

@@ -199,6 +199,85 @@ def test_a_plain_difference_in_the_flag_is_no_second_path() -> None:
     assert not has_two_paths(graph)
 
 
+class Frozen(nn.Module):
+    """A batch norm by hand that stays in eval mode."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.rand(channels))
+        self.register_buffer("variance", torch.rand(channels) + 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.batch_norm(x, self.mean, self.variance, training=self.training)
+
+
+class Freezing(nn.Module):
+    """Keeps its norm in eval mode, by a ``train`` of its own unless ``by_hand``."""
+
+    def __init__(self, by_hand: bool) -> None:
+        super().__init__()
+        self.a, self.norm, self.out = conv(3, 6), Frozen(6), conv(6, 5)
+        self.by_hand = by_hand
+        self.train()
+
+    def train(self, mode: bool = True) -> Freezing:
+        super().train(mode)
+        if not self.by_hand:
+            self.norm.eval()
+        return self
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(F.dropout(self.norm(self.a(x)), 0.5, self.training))
+
+
+@pytest.mark.parametrize("by_hand", [False, True])
+@pytest.mark.parametrize("training", [False, True])
+def test_parts_that_stay_in_eval_mode(by_hand: bool, training: bool) -> None:
+    module = Freezing(by_hand).train(training)
+    module.norm.eval()
+    plan = conet_fx.analyze(module, IMAGE)
+    assert not has_two_paths(plan.trace.graph_module.graph)
+    for network in (plan.trace.graph_module, plan.resize({}, init="inherit")):
+        if by_hand:  # what was frozen when the model was traced
+            torch.manual_seed(0)
+            ours = copy.deepcopy(network)(IMAGE)
+            torch.manual_seed(0)
+            assert torch.equal(ours, module(IMAGE))
+        else:
+            same(network, module)
+
+
+class Merging(nn.Module):
+    """LoRA: the low ranks are in the weight in eval mode."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.base, self.down, self.up = conv(3, 6), conv(3, 2), nn.Conv2d(2, 6, 1, bias=False)
+        self.out, self.merged = conv(6, 5), False
+
+    def product(self) -> Tensor:
+        return (self.up.weight.flatten(1) @ self.down.weight.flatten(1))[..., None, None]
+
+    def train(self, mode: bool = True) -> Merging:
+        super().train(mode)
+        if mode is self.merged:
+            self.base.weight.data += self.product().data * (-1 if mode else 1)
+            self.merged = not mode
+        return self
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.base(x)
+        return self.out(y if self.merged else y + self.up(F.conv2d(x, self.down.weight)))
+
+
+def test_a_train_that_changes_weights_is_not_taken_for_a_path() -> None:
+    module = Merging()
+    plan = conet_fx.analyze(module, IMAGE)
+    assert not has_two_paths(plan.trace.graph_module.graph)
+    for training in (True, False):
+        torch.testing.assert_close(plan.trace.graph_module.train(training)(IMAGE), module(IMAGE))
+
+
 def test_arguments_of_every_kind_are_handed_on() -> None:
     def forward(self: Any, x: Tensor, shift: float = 0.0, *, weight: Tensor, scale: int = 2) -> Tensor:
         y = self.a(x) + shift
