@@ -143,7 +143,7 @@ def _joined(
         for node in module.graph.nodes
         if node.op in ("call_module", "get_attr")
     }
-    joined = graph_module_of(parts, graph, in_train, in_eval)
+    joined = graph_module_of({**parts, "training": training}, graph, in_train, in_eval)
     type(joined).__name__ = name
     joined.training, joined.meta = training, meta
     return joined

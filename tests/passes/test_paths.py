@@ -61,6 +61,15 @@ def same(ours: nn.Module, theirs: nn.Module) -> None:
     torch.testing.assert_close(in_both_modes(ours), in_both_modes(theirs), rtol=0, atol=0)
 
 
+def through_a_file(module: nn.Module) -> nn.Module:
+    file = io.BytesIO()
+    torch.save(module, file)
+    file.seek(0)
+    loaded = torch.load(file, weights_only=False)
+    assert isinstance(loaded, nn.Module)
+    return loaded
+
+
 @pytest.fixture(params=[True, False], ids=["traced in train", "traced in eval"])
 def model(request: pytest.FixtureRequest) -> nn.Module:
     torch.manual_seed(0)
@@ -106,10 +115,7 @@ def test_multiply_adds_are_those_of_the_mode_that_was_traced(model: nn.Module) -
 
 def test_copies_pickles_and_compiled_modules_keep_both_paths(model: nn.Module) -> None:
     resized = conet_fx.analyze(model, IMAGE).resize({"trunk": 5})
-    file = io.BytesIO()
-    torch.save(resized, file)
-    file.seek(0)
-    loaded = torch.load(file, weights_only=False)
+    loaded = through_a_file(resized)
     assert isinstance(loaded, TwoPaths)
     assert loaded.training is resized.training
     assert loaded.meta["conet_fx"]["sizes"] == resized.meta["conet_fx"]["sizes"]
@@ -168,10 +174,16 @@ def test_a_class_that_spells_out_a_width_in_one_mode_is_refused_with_its_line(tm
 def test_tensors_made_in_each_mode_keep_their_values() -> None:
     def forward(self: Any, x: Tensor) -> Tensor:
         weights = torch.tensor([1.0, 2.0, 3.0, 4.0] if self.training else [4.0, 3.0, 2.0, 1.0])
-        return self.out(self.a(x) * weights[:, None, None] * torch.tensor([2.0]))
+        y = self.a(x) * weights[:, None, None] * torch.tensor([2.0])
+        return self.out(y) if self.training else self.out(y + self.shift)
 
     module = net(forward, a=conv(3, 4), out=conv(4, 5))
-    same(conet_fx.analyze(module, IMAGE).trace.graph_module, module)
+    module.register_buffer("shift", torch.ones(1), persistent=False)
+    traced = conet_fx.analyze(module, IMAGE).trace.graph_module
+    same(traced, module)
+    for copied in (copy.deepcopy(traced), through_a_file(traced)):
+        same(copied, module)
+        assert copied.state_dict().keys() == module.state_dict().keys()
 
 
 def test_each_path_runs_in_its_own_order() -> None:
