@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import keyword
 import operator
 import re
@@ -41,17 +42,28 @@ class Forward:
 
 
 def of_both_modes(in_train: Forward, in_eval: Forward) -> Forward:
-    """One method with the lines of both modes."""
+    """One method with the lines of both modes, each line that both have once."""
 
-    def lines(forward: Forward) -> list[str]:
+    def lines(forward: Forward) -> tuple[str, ...]:
         names = ", ".join(forward.parameters)
-        unpacked = [f"{names} = inputs" if len(forward.parameters) > 1 else f"({names},) = inputs"]
-        return [*(unpacked if differ and names else ()), *forward.lines]
+        unpacked = f"{names} = inputs" if len(forward.parameters) > 1 else f"({names},) = inputs"
+        return (unpacked, *forward.lines) if differ and names else forward.lines
 
     differ = in_train.parameters != in_eval.parameters
-    first = [*lines(in_train), *([] if in_train.lines[-1].startswith("return") else ["return None"])]
-    parameters = ("*inputs",) if differ else in_eval.parameters
-    return Forward(parameters, ("if self.training:", *(f"    {line}" for line in first), *lines(in_eval)))
+    trained, other = lines(in_train), lines(in_eval)
+    joined: list[str] = []
+    for kind, i, j, k, m in difflib.SequenceMatcher(None, trained, other, autojunk=False).get_opcodes():
+        if kind == "equal":
+            joined += trained[i:j]
+        elif i < j:
+            joined += ["if self.training:", *(f"    {line}" for line in trained[i:j])]
+            if trained[j - 1].startswith("return "):
+                joined += other[k:m]
+            elif k < m:
+                joined += ["else:", *(f"    {line}" for line in other[k:m])]
+        else:
+            joined += ["if not self.training:", *(f"    {line}" for line in other[k:m])]
+    return Forward(("*inputs",) if differ else in_eval.parameters, tuple(joined))
 
 
 def kinds_of(graph: Graph) -> dict[Node, str]:
