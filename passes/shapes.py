@@ -20,7 +20,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 from torch import fx, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.fx.node import map_aggregate, map_arg
 from torch.nn.modules.conv import _ConvNd
 from torch.utils import _pytree as pytree
@@ -33,6 +33,8 @@ _META = torch.device("meta")
 
 def to_meta(a: Any) -> Any:
     """A meta tensor of the shape, strides and type of ``a``; anything that is no tensor as it is."""
+    if isinstance(a, FakeTensor):  # of which torch makes others like it, and runs all in Python
+        return torch.empty_strided(a.shape, a.stride(), dtype=a.dtype, device=_META)
     if not isinstance(a, torch.Tensor) or a.device.type == "meta":
         return a
     return torch.empty_like(a, device=_META, requires_grad=False)
@@ -87,7 +89,7 @@ class Shapes:
             result = _normalised(target, args) if key is not None and not kwargs else None
             if result is None:
                 result = self._result(target, args, kwargs)
-            if any(t.device != _META for t in tensors(result)):
+            if any(t.device != _META or isinstance(t, FakeTensor) for t in tensors(result)):
                 result = pytree.tree_map(to_meta, result)  # keeps classes of dicts
             if key is None:
                 return result
