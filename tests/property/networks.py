@@ -719,10 +719,11 @@ def residual(d: int, x: Shape, y: Shape) -> nn.Module:
 def by_training(d: int, x: Shape, y: Shape, kind: str) -> nn.Module:
     """Train and eval mode take different paths."""
 
-    def layers(m: Any, x: Tensor, y: Tensor) -> Tensor:
+    def other(m: Any, x: Tensor, y: Tensor) -> Tensor:
         return m.a(x) + y if m.training else y * m.b(x)
 
     def operators(m: Any, x: Tensor, y: Tensor) -> Tensor:
+        x = m.act(x)
         return torch.cat([x, y], 1) if m.training else torch.cat([x * 2, y - 1], 1)
 
     def operand(m: Any, x: Tensor, y: Tensor) -> Tensor:
@@ -730,13 +731,14 @@ def by_training(d: int, x: Shape, y: Shape, kind: str) -> nn.Module:
         return z + y if m.training else z
 
     def in_place(m: Any, x: Tensor, y: Tensor) -> Tensor:
-        z = x + 1
+        z = m.act(x) + 1
         return (z.mul_(2) if m.training else z) + y
 
-    runs = {"other layers": layers, "other operators": operators, "one more operand": operand, "in place": in_place}
+    runs = {"other layers": other, "other operators": operators, "one more operand": operand, "in place": in_place}
     make = nn.Linear if len(x) == 2 else by_dims("Conv", d)
     a, b = (make(x[1], y[1], *[1] * (len(x) > 2)) for _ in range(2))
-    return Apply(runs[kind], a=a, b=b) if kind == "other layers" else Apply(runs[kind], a=a)
+    layers = {"other layers": {"a": a, "b": b}, "one more operand": {"a": a}}
+    return Apply(runs[kind], **layers.get(kind, {"act": nn.ReLU()}))
 
 
 @op("map", "smaller", name=("operator.add", "operator.mul", "torch.maximum"))
