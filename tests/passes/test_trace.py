@@ -120,7 +120,7 @@ def test_values_are_meta_tensors_of_the_right_shape() -> None:
 
 
 def test_values_of_fake_tensors_are_plain_ones() -> None:
-    """A convolution of a part of the channels runs on fake tensors; what follows would take ten times as long on them."""
+    """A convolution of a part of the channels runs on fake tensors; on these, what follows would take far longer."""
 
     def forward(self: Any, x: Tensor) -> Tensor:
         return self.norm(self.b(self.a(x).chunk(2, 1)[1])).relu()
