@@ -9,7 +9,7 @@ from __future__ import annotations
 import bisect
 import collections
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, cast
 
 from torch import fx, nn
@@ -98,7 +98,10 @@ class TwoPaths(fx.GraphModule):
         return TwoPaths.__init__
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _joined, (*(one_path(self, mode) for mode in MODES), self.training, dict(self.meta), type(self).__name__)
+        kept = self.state_dict().keys()
+        apart = [name for name, _ in self.named_buffers(remove_duplicate=False) if name not in kept]
+        paths = (one_path(self, mode) for mode in MODES)
+        return _joined, (*paths, self.training, dict(self.meta), type(self).__name__, apart)
 
 
 def _call(names: list[str]) -> str:
@@ -132,9 +135,14 @@ def graph_module_of(parts: Mapping[str, Any], graph: fx.Graph, *like: nn.Module)
 
 
 def _joined(
-    in_train: fx.GraphModule, in_eval: fx.GraphModule, training: bool, meta: dict[str, Any], name: str
+    in_train: fx.GraphModule,
+    in_eval: fx.GraphModule,
+    training: bool,
+    meta: dict[str, Any],
+    name: str,
+    apart: Sequence[str],
 ) -> fx.GraphModule:
-    """What :class:`TwoPaths` is unpickled as."""
+    """What :class:`TwoPaths` is unpickled as; ``apart`` are the buffers that are in no state_dict."""
     graph = path_of(in_train.graph, "train")
     join_paths(graph, in_eval.graph, True)
     parts = {
@@ -146,6 +154,9 @@ def _joined(
     joined = graph_module_of({**parts, "training": training}, graph, in_train, in_eval)
     type(joined).__name__ = name
     joined.training, joined.meta = training, meta
+    for buffer in apart:  # torch 2.11 forgets them
+        path, _, key = buffer.rpartition(".")
+        joined.get_submodule(path)._non_persistent_buffers_set.add(key)
     return joined
 
 
