@@ -31,6 +31,7 @@ from conet_fx.passes.groups import ChannelGroup, channel_groups, find, scales
 from conet_fx.passes.info import KEY, annotate, record
 from conet_fx.passes.inputs import Inputs
 from conet_fx.passes.nodes import attribute
+from conet_fx.passes.paths import mode_of
 from conet_fx.passes.propagation import propagate
 from conet_fx.passes.rewrite import rewrite
 from conet_fx.passes.trace import Trace, trace
@@ -137,6 +138,7 @@ class ChannelPlan:
     def cost(self, sizes: Mapping[str, int] | None = None) -> Cost:
         """Parameters and MACs at ``sizes`` (groups left out keep their size), exact, without building anything."""
         factors = scales(self._groups, sizes or {})
+        mode = mode_of(self.trace.graph_module.training)
 
         def volume(terms: tuple[Dim, ...]) -> int:
             out = 1
@@ -149,7 +151,7 @@ class ChannelPlan:
             macs=sum(
                 term.factor * volume(term.dims)
                 for term in self.facts.macs
-                if not term.summed or volume(term.summed) > 1
+                if term.only_in in (None, mode) and (not term.summed or volume(term.summed) > 1)
             ),
         )
 

@@ -17,7 +17,7 @@ from torch import fx, nn
 from conet_fx.errors import ConstraintError
 from conet_fx.passes.depth import Depths, Dim, is_fixed
 from conet_fx.passes.nodes import leaves, source, submodule
-from conet_fx.passes.paths import ONLY_IN, mode_of
+from conet_fx.passes.paths import ONLY_IN, Mode
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -86,12 +86,14 @@ class ChannelCount:
 class Macs:
     """``factor`` times the product of ``dims`` multiply-adds.
 
-    None where all of ``summed``, if it is given, are 1: einsum then multiplies element by element.
+    None where all of ``summed``, if it is given, are 1: einsum then multiplies element by element. ``only_in``: the
+    mode that costs this, where the other does not.
     """
 
     factor: int
     dims: tuple[Dim, ...]
     summed: tuple[Dim, ...] = ()
+    only_in: Mode | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -305,12 +307,8 @@ class Call:
         return known
 
     def count(self, factor: int, *dims: Dim, summed: tuple[Dim, ...] = ()) -> None:
-        """The operator costs ``factor`` times the product of the dims in multiply-adds (:class:`Macs`), if the model,
-        in the mode that it was traced in, runs it.
-        """
-        mode = mode_of(self.root.training)
-        if self.node.meta.get(ONLY_IN, mode) == mode:
-            self.facts.macs.append(Macs(factor, dims, summed))
+        """The operator costs ``factor`` times the product of the dims in multiply-adds (:class:`Macs`)."""
+        self.facts.macs.append(Macs(factor, dims, summed, self.node.meta.get(ONLY_IN)))
 
 
 class NoRule(Exception):

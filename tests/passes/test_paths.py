@@ -212,6 +212,37 @@ def test_a_plain_difference_in_the_flag_is_no_second_path() -> None:
     assert not has_two_paths(graph)
 
 
+class Attention(nn.Module):
+    """Hand-written attention with another bias in each mode (LeViT keeps a table of it for inference)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.qkv, self.project, self.out = conv(3, 32), conv(16, 6), conv(6, 5)
+        self.bias = nn.Parameter(torch.randn(2, 64, 64))
+        self.register_buffer("table", torch.randn(2, 64, 64))
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.qkv(x).view(x.shape[0], 2, -1, 64).split([4, 4, 8], dim=2)
+        scores = (q.transpose(-2, -1) @ k) * 4**-0.5 + (self.bias if self.training else self.table)
+        return self.out(self.project((v @ scores.softmax(-1).transpose(-2, -1)).reshape(x.shape[0], 16, 8, 8)))
+
+
+def test_paths_that_differ_in_a_term_have_the_groups_of_one() -> None:
+    sizes = {"qkv": (16, 4), "qkv#2": (16, 2), "project": (6, 1)}
+    for training in (True, False):
+        module = Attention().train(training)
+        plan = conet_fx.analyze(module, IMAGE)
+        assert {group.name: (group.size, group.quantum) for group in plan.free} == sizes
+        same(plan.resize({}, init="inherit"), module)
+        grown = plan.resize({"qkv": 24, "qkv#2": 22, "project": 9})
+        assert grown.train()(IMAGE).shape == grown.eval()(IMAGE).shape == (2, 5, 8, 8)
+        one = conet_fx.analyze(
+            net(Attention.forward, **dict(module.named_children()), bias=module.bias, table=module.bias), IMAGE
+        )
+        assert one.cost() == plan.cost()
+        assert not has_two_paths(one.trace.graph_module.graph)
+
+
 class Frozen(nn.Module):
     """A batch norm by hand that stays in eval mode."""
 
