@@ -44,7 +44,7 @@ def kept_channels(traced: Trace, facts: Facts, draft: fx.GraphModule) -> Positio
 
 
 def warn_of_lost_channels(facts: Facts, kept: Positions, size: Callable[[Dim], int]) -> None:
-    """Say so where a reader loses more channels than its new size asks for, and ``mixed_by`` does not say so already.
+    """Say so where a reader loses more channels than its new size asks for, unless ``mixed_by`` says so of all of them.
 
     That happens where a value is added to itself in another order (all its channels are then one, and none can be told
     from a new one), and where a channel would stand in another place, such as another block of a grouped convolution.
@@ -54,7 +54,7 @@ def warn_of_lost_channels(facts: Facts, kept: Positions, size: Callable[[Dim], i
         parts = [(part,) for part in facts.depths.resolve(dim)]
         wanted = sum(min(facts.depths.size(part), size(part)) for part in parts)
         stay = int((kept[path, role] >= 0).sum())
-        noted = any(facts.depths.notes(root) for root in facts.depths.roots(dim))
+        noted = all(facts.depths.notes(root) for root in facts.depths.roots(dim))
         if stay < wanted and not noted:
             warnings.warn(
                 f"{path} inherits only {stay} of {wanted} input channels, the others start anew: at the new size they "

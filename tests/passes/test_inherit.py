@@ -135,3 +135,20 @@ def test_channels_that_are_compared_with_each_other_go_together(compare: Callabl
     kept = [int((model.a.weight == row).flatten(1).all(1).nonzero()) for row in resized.a.weight]
     assert torch.equal(resized.b.weight, model.b.weight[kept])
     assert torch.equal(resized.last.weight, model.last.weight[:, kept])
+
+
+@pytest.mark.parametrize("normalised", [False, True])
+def test_channels_that_come_to_another_block_are_told_also_beside_mixed_ones(normalised: bool) -> None:
+    """``b`` moves into the first block of ``g`` as ``a`` shrinks, whatever happens to ``c`` beside it."""
+
+    def forward(self: Any, x: Tensor) -> Tensor:
+        return self.out(self.g(torch.cat([self.a(x), self.b(x), self.c(x)], 1)))
+
+    c = conv(3, 4)
+    if normalised:
+        c = nn.utils.parametrizations.spectral_norm(c)
+    model = net(forward, a=conv(3, 4), b=conv(3, 4), c=c, g=conv(12, 4, groups=2), out=conv(4, 5))
+    plan = conet_fx.analyze(model, IMAGE)
+    assert bool(plan.group("c").mixed_by) is normalised
+    with pytest.warns(UserWarning, match=r"g inherits only \d+ of \d+ input channels"):
+        plan.resize({"a": 8}, init="inherit")
