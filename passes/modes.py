@@ -33,7 +33,7 @@ class Recorded:
 def recorded(
     model: nn.Module, call: Arguments, is_leaf: Callable[[Any], bool], on: Collection[str] = ("meta", "fake")
 ) -> Recorded:
-    """The graph of ``model`` in both modes, or in its present one where it cannot be traced in the other.
+    """The graph of ``model`` in both modes, or in its present one where it cannot be traced as far in the other.
 
     ``on``: the kinds of tensors, see :class:`~conet_fx.passes.shapes.Shapes`.
 

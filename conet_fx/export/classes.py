@@ -24,7 +24,7 @@ from conet_fx.export.expressions import BUILTINS, Imports, literal, quoted
 from conet_fx.export.layout import wrapped
 from conet_fx.export.regions import Region, is_chain, prefixes, regions_of, relative
 from conet_fx.export.statements import Forward, kinds_of, of_both_modes, write_forward
-from conet_fx.passes.paths import MODES, Mode, has_two_paths, path_of
+from conet_fx.passes.paths import MODES, has_two_paths, path_of
 from conet_fx.recipe.build import constructor
 from conet_fx.recipe.names import classes
 from conet_fx.recipe.spec import ModuleSpec, Recipe, TensorSpec
@@ -99,9 +99,8 @@ class Body:
 
 @dataclasses.dataclass(frozen=True)
 class Way:
-    """A graph that the network runs, in one mode if ``mode`` names it, and what belongs to which module in it."""
+    """A graph that the network runs, in both modes or in one, and what belongs to which module in it."""
 
-    mode: Mode | None
     graph: Graph
     regions: Mapping[str, Region]
     kinds: Mapping[Node, str]
@@ -115,11 +114,8 @@ class Writer:
         self.leaves = {path: spec for path, spec in recipe.modules.items() if spec.cls or spec.same_as}
         self.aliases = {path: spec.same_as for path, spec in recipe.modules.items() if spec.same_as}
         containers = [path for path in recipe.modules if path not in self.leaves]
-        modes: tuple[Mode | None, ...] = MODES if has_two_paths(graph) else (None,)
-        graphs = {mode: path_of(graph, mode) if mode else graph for mode in modes}
-        self.ways = [
-            Way(mode, path, regions_of(path, containers, self.leaves), kinds_of(path)) for mode, path in graphs.items()
-        ]
+        graphs = [path_of(graph, mode) for mode in MODES] if has_two_paths(graph) else [graph]
+        self.ways = [Way(path, regions_of(path, containers, self.leaves), kinds_of(path)) for path in graphs]
         regions = dict.fromkeys(path for way in self.ways for path in way.regions)
         self.containers = dict.fromkeys((*containers, *regions))
         self.children: dict[str, list[str]] = {path: [] for path in self.containers}
