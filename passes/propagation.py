@@ -8,7 +8,6 @@ to depths and not to numbers).
 
 from __future__ import annotations
 
-import dataclasses
 import operator
 from typing import Any
 
@@ -17,11 +16,10 @@ from torch import fx
 
 from conet_fx.errors import ConetError
 from conet_fx.passes import ops
-from conet_fx.passes.call import Call, ChannelCount, Facts, Layout, Macs, NoRule, Options, Tensor, dims_in
+from conet_fx.passes.call import Call, Facts, Layout, NoRule, Options, Tensor, dims_in
 from conet_fx.passes.depth import Depths, Slot
 from conet_fx.passes.functions import INSIDE
 from conet_fx.passes.nodes import attribute, source, tensors
-from conet_fx.passes.paths import ONLY_IN
 from conet_fx.passes.rules import Opaque
 from conet_fx.passes.trace import Trace
 from conet_fx.passes.verify import agrees
@@ -34,13 +32,10 @@ def propagate(traced: Trace, options: Options) -> Facts:
     """
     facts = Facts(Depths(tie_sums=options.tie_concat))
     unused = _unused_numbers(traced.graph_module.graph)
-    repeats = _Repeats(facts)
     for node in traced.graph_module.graph.nodes:
         entry = ops.UNUSED if node in unused else ops.lookup(node, traced.graph_module)
         facts.by_name[node.name], facts.entries[node.name] = node, entry
-        if not repeats.knows(node):
-            _follow(node, entry, traced, facts, options)
-            repeats.remember(node)
+        _follow(node, entry, traced, facts, options)
         for read in node.meta.get("read_as_number", ()):
             for dim in dims_in(facts.values[node]):
                 facts.depths.note(dim, read)  # the Python of the model computed with the present size
@@ -59,66 +54,6 @@ def propagate(traced: Trace, options: Options) -> Facts:
     if not options.resize_linear:
         _freeze_linear(facts)
     return facts
-
-
-class _Repeats:
-    """Nodes of one mode that do what a node of the other did to channels of the same depths: all that is known of the
-    one holds for the other. Two paths that differ in a term, or in noise, so share their depths all the way down.
-    """
-
-    def __init__(self, facts: Facts) -> None:
-        self._facts = facts
-        self._known: dict[Any, tuple[fx.Node, list[ChannelCount], list[Macs]]] = {}
-        self._key: Any = None
-        self._before = (0, 0, 0)
-
-    def knows(self, node: fx.Node) -> bool:
-        """Whether the node was such a repetition, of which the facts now tell."""
-        facts = self._facts
-        self._key = self._key_of(node) if ONLY_IN in node.meta else None
-        self._before = len(facts.literals), len(facts.macs), len(facts.unknown)
-        if self._key not in self._known:
-            return False
-        first, literals, macs = self._known[self._key]
-        if first.meta[ONLY_IN] == node.meta[ONLY_IN]:
-            return False
-        facts.values[node] = facts.values[first]
-        facts.literals += [dataclasses.replace(count, node=node.name) for count in literals]
-        facts.macs += [dataclasses.replace(term, only_in=node.meta[ONLY_IN]) for term in macs]
-        return True
-
-    def remember(self, node: fx.Node) -> None:
-        """Keep what was found out about a node just now."""
-        facts = self._facts
-        literals, macs, unknown = self._before
-        if self._key is not None and len(facts.unknown) == unknown:
-            self._known.setdefault(self._key, (node, facts.literals[literals:], facts.macs[macs:]))
-
-    def _key_of(self, node: fx.Node) -> Any:
-        """What the depths of a result depend on; None for what changes its operands, or is no call."""
-        name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "_")
-        if not node.op.startswith("call_") or (node.op != "call_module" and name.endswith(("_", "setitem"))):
-            return None
-        try:
-            key = (node.op, node.target, self._frozen((node.args, dict(node.kwargs))))
-            hash(key)
-        except TypeError:
-            return None
-        return key
-
-    def _frozen(self, argument: Any) -> Any:
-        if isinstance(argument, fx.Node):
-            if argument.op == "get_attr":
-                return argument
-            val, value = argument.meta["val"], self._frozen(self._facts.values[argument])
-            return (value, val) if isinstance(val, (int, float, str)) else value
-        if isinstance(argument, (list, tuple)):
-            return type(argument).__name__, *map(self._frozen, argument)
-        if isinstance(argument, dict):
-            return "dict", *((name, self._frozen(item)) for name, item in argument.items())
-        if isinstance(argument, slice):
-            return "slice", *map(self._frozen, (argument.start, argument.stop, argument.step))
-        return type(argument), argument
 
 
 def _follow(node: fx.Node, entry: ops.Entry, traced: Trace, facts: Facts, options: Options) -> None:

@@ -57,9 +57,10 @@ def random_numbers_drawn_anew(record: Callable[..., Any], running: Callable[[], 
 def drawn_in_python(what: str) -> TraceError:
     """The error for a model that draws random numbers which its graph would not."""
     return TraceError(
-        f"{what} draws random numbers in Python, of which a graph would hold one outcome for good. Draw them with "
-        "torch, as a factor in place of a branch (torch.rand, torchvision.ops.StochasticDepth), or analyze the model "
-        "in eval mode"
+        f"{what} draws random numbers in Python, or into a tensor that is made of no value of the network "
+        "(torch.empty(8).bernoulli_(0.5)); a graph would hold one outcome for good. Draw them with torch.rand, "
+        "torch.randn or torch.bernoulli, as a factor in place of a branch (torchvision.ops.StochasticDepth), or "
+        "analyze the model in eval mode"
     )
 
 

@@ -1,7 +1,8 @@
 """How torch rebuilds the graph of a GraphModule that was pickled (``torch.save(module)``).
 
 torch.fx pickles the generated code of a GraphModule and traces it anew on loading, with the tracer class that the graph
-names. Its own tracer would read ``self.training`` and buffers as constants of that moment.
+names. Its own tracer would read ``self.training`` and buffers as constants of that moment, take noise that it draws
+then for a constant, too, and fail where a tensor is made whose sizes are values of the graph.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from typing import Any
 from torch import fx, nn
 
 from conet_fx.passes import custom
+from conet_fx.passes.patches import functions_that_take_proxies
+from conet_fx.passes.randomness import random_numbers_drawn_anew
 
 
 class _Proxy(fx.Proxy):
@@ -31,10 +34,17 @@ class Reload(fx.Tracer):
         # where fx looks attributes up, and keeps them symbolic
         root._buffers["training"] = root.__dict__.pop("training")
         try:
-            with custom.recording():
+            with (
+                custom.recording(),
+                functions_that_take_proxies(),
+                random_numbers_drawn_anew(self._draw, lambda: False),
+            ):
                 return super().trace(root, concrete_args)
         finally:
             root.__dict__["training"] = root._buffers.pop("training")
+
+    def _draw(self, function: Callable[..., Any], args: Any, options: Any) -> fx.Proxy:
+        return self.create_proxy("call_function", function, args, options)
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
         """A proxy that records assignments to items, as the generated code makes them."""

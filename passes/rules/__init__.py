@@ -18,7 +18,6 @@ from conet_fx.passes.rules.along import (
 from conet_fx.passes.rules.attention import MultiheadAttention
 from conet_fx.passes.rules.base import (
     Applied,
-    ByMode,
     Ignore,
     Input,
     Opaque,
@@ -29,6 +28,7 @@ from conet_fx.passes.rules.base import (
 )
 from conet_fx.passes.rules.comparisons import ClassLoss, Distances, Loss, Similarity
 from conet_fx.passes.rules.keep import (
+    ByMode,
     Elementwise,
     Mixing,
     Reduce,

@@ -93,17 +93,6 @@ class Output(Rule):
 _BORDER = "goes from a traced piece of the network to code that cannot be traced"
 
 
-class ByMode(Rule):
-    """What a network returns in each mode (:func:`conet_fx.passes.paths.by_mode`): :class:`Output` freezes both."""
-
-    def depth(self, call: Call) -> Value:
-        in_train, in_eval = call.node.args[1:]
-        return call.value(in_train if call.root.training else in_eval)
-
-    def labels(self, call: MarkCall) -> Any:
-        return None
-
-
 class Record(Rule):
     """A named tuple or a data class of values."""
 

@@ -127,6 +127,24 @@ class Summation(Rule):
         return out
 
 
+class ByMode(Summation):
+    """The value of one mode or of the other (:func:`conet_fx.passes.paths.by_mode`): the channels of both are the same
+    ones, as those of summands. What a network returns is no such place: :class:`Output` freezes both.
+    """
+
+    def depth(self, call: Call) -> Value:
+        if _is_returned(call.node):
+            return call.value(call.node.args[1 if call.root.training else 2])
+        return super().depth(call)
+
+    def labels(self, call: MarkCall) -> Any:
+        return None if _is_returned(call.node) else super().labels(call)
+
+
+def _is_returned(node: torch.fx.Node) -> bool:
+    return all(user.op == "output" for user in node.users)
+
+
 @dataclasses.dataclass(frozen=True)
 class Reduce(Rule):
     """Reduces over dims (mean, sum, max ...); without a dim, over all of them."""

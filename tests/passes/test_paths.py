@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from torch import Tensor, fx, nn
 
 import conet_fx
 from conet_fx.errors import RecipeError, SearchError
-from conet_fx.passes.paths import ONLY_IN, TwoPaths, has_two_paths, path_of
+from conet_fx.passes.paths import ONLY_IN, TwoPaths, by_mode, has_two_paths, path_of
 from conet_fx.recipe import spec
 from conet_fx.recipe.build import build
 from tests.passes.cases import conv, net
@@ -210,6 +211,203 @@ def test_a_plain_difference_in_the_flag_is_no_second_path() -> None:
 
     graph = conet_fx.analyze(net(forward, a=conv(3, 4), out=conv(4, 5)), IMAGE).trace.graph_module.graph
     assert not has_two_paths(graph)
+
+
+# --- paths that meet again ------------------------------------------------------------------------------------
+
+
+class DropPath(nn.Module):
+    """Stochastic depth, written by hand."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training:
+            return x
+        return x * x.new_empty(x.shape[0], 1, 1, 1).bernoulli_(0.5).div_(0.5)
+
+
+class Residual(nn.Module):
+    def __init__(self, channels: int, drop: nn.Module) -> None:
+        super().__init__()
+        self.a, self.norm, self.b, self.drop = conv(channels, 12, 3), nn.BatchNorm2d(12), conv(12, channels, 3), drop
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.drop(self.b(self.norm(self.a(x)).relu()))
+
+
+def residuals(drop: Callable[[], nn.Module]) -> nn.Module:
+    return nn.Sequential(conv(3, 8), *(Residual(8, drop()) for _ in range(3)), nn.ReLU(), conv(8, 5))
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_what_follows_on_noise_is_in_the_graph_once(training: bool, tmp_path: Path) -> None:
+    module = residuals(DropPath).train(training)
+    plan = conet_fx.analyze(module, IMAGE)
+    graph = plan.trace.graph_module.graph
+    assert not [node for node in graph.nodes if node.meta.get(ONLY_IN) == "eval"]
+    assert {str(node.target) for node in graph.nodes if node.meta.get(ONLY_IN) and node.op == "call_module"} == set()
+    calls = [node.target for node in graph.nodes if node.op == "call_module"]
+    assert len(calls) == len(set(calls)) == 12
+    chosen = [node for node in graph.nodes if node.target is by_mode]
+    assert [node.meta["source"] for node in chosen] == [
+        node.meta["source"] for node in graph.nodes if node.name in ADDS
+    ]
+    assert all(isinstance(node.meta["val"], Tensor) for node in chosen)
+
+    plain = conet_fx.analyze(residuals(nn.Identity), IMAGE)
+    assert [(group.name, group.size, group.quantum) for group in plan.free] == [
+        (group.name, group.size, group.quantum) for group in plain.free
+    ]
+    assert plan.cost() == plain.cost()
+    same(plan.trace.graph_module, module)
+    same(plan.resize({}, init="inherit"), module)
+    resized = plan.resize({"0": 11, "1.a": 7})
+    loaded = through_a_file(resized)
+    same(loaded, resized)
+    assert isinstance(loaded, fx.GraphModule)
+    assert len(loaded.graph.nodes) == len(resized.graph.nodes)
+    conet_fx.save(resized, plan, tmp_path)
+    same(conet_fx.load(tmp_path), resized)
+    own = residuals(DropPath)
+    same(conet_fx.apply(own, tmp_path), resized)
+    source = Path(conet_fx.export(tmp_path, tmp_path / "network.py", example_inputs=IMAGE)).read_text()
+    assert source.count("if self.training:") == 1  # of the one class of blocks
+
+
+ADDS = ("add", "add_1", "add_2")
+
+
+def forward_of(forward: Callable[..., Any], **parts: Any) -> nn.Module:
+    return net(forward, stem=conv(3, 8), **parts, out=conv(8, 5))
+
+
+def skips_a_layer(self: Any, x: Tensor) -> Tensor:
+    x = self.stem(x)
+    for number, block in enumerate(self.blocks):
+        if not (self.training and number == 1):
+            x = x + block(x).relu()
+    return self.out(x)
+
+
+def other_order(self: Any, x: Tensor) -> Tensor:
+    x = self.stem(x)
+    x = self.b(self.a(x).relu()) if self.training else self.a(self.b(x).relu())
+    return self.out(x.relu())
+
+
+def other_size(self: Any, x: Tensor) -> Tensor:
+    x = self.stem(x)
+    if self.training:
+        x = x[:, :, 1:-1, 1:-1]
+    return self.out(self.a(x).relu()).mean((2, 3))
+
+
+def in_place(self: Any, x: Tensor) -> Tensor:
+    y = self.stem(x)
+    if self.training:
+        y += torch.randn_like(y)
+    z = self.a(y)
+    if not self.training:
+        z.clamp_(max=0.5)
+    z[:, :2] = 0
+    return self.out(z)
+
+
+def list_of_parts(self: Any, x: Tensor) -> Tensor:
+    parts = list(self.stem(x).chunk(2, 1))
+    if self.training:
+        parts = [part * 0.9 for part in parts]
+    return self.out(torch.cat(parts[::-1], 1))
+
+
+def noise_at_the_input(self: Any, x: Tensor) -> Tensor:
+    if self.training:
+        x = 0.7 * x + 0.3 * x.flip(0)
+    return self.out(self.stem(x))
+
+
+def weights_with_noise(self: Any, x: Tensor) -> Tensor:
+    weight = self.a.weight + 0.1 * torch.randn_like(self.a.weight) if self.training else self.a.weight * 2
+    return self.out(F.conv2d(self.stem(x), weight, self.a.bias))
+
+
+def weights_of_the_input(self: Any, x: Tensor) -> Tensor:
+    shares = self.router(x.mean((2, 3))).softmax(1)
+    if self.training:
+        shares = shares + 0.1 * torch.randn_like(shares)
+    kernel = (shares[:, :, None, None, None, None] * self.bank).sum(1).mean(0)
+    return self.out(F.conv2d(self.stem(x), kernel, padding=1))
+
+
+def other_type(self: Any, x: Tensor) -> Tensor:
+    y = self.stem(x)
+    if self.training:
+        y = y.to(torch.bfloat16)
+    return self.out(y.float())
+
+
+def spelt_out_behind_noise(self: Any, x: Tensor) -> Tensor:
+    y = self.stem(x)
+    if self.training:
+        y = y * torch.rand(y.shape[0], y.shape[1], 1, 1)
+    return self.out(y.view(-1, 8, 64).view(y.shape[0], y.shape[1], 8, 8))
+
+
+def other_function(self: Any, x: Tensor) -> Tensor:
+    y = self.stem(x)
+    return self.out(self.norm(F.gelu(y) if self.training else F.relu(y)))
+
+
+MEETING: dict[str, tuple[Callable[[], nn.Module], set[str]]] = {
+    "skips a layer": (
+        lambda: forward_of(skips_a_layer, blocks=nn.ModuleList(conv(8, 8) for _ in range(3))),
+        {"stem"},
+    ),
+    "another order": (lambda: forward_of(other_order, a=conv(8, 8), b=conv(8, 8)), {"stem"}),
+    "another size": (lambda: forward_of(other_size, a=conv(8, 8)), {"stem", "a"}),
+    "in place": (lambda: forward_of(in_place, a=conv(8, 8)), {"stem", "a", "a#2"}),
+    "list of parts": (lambda: forward_of(list_of_parts), {"stem"}),
+    "noise at the input": (lambda: forward_of(noise_at_the_input), {"stem"}),
+    "weights with noise": (lambda: forward_of(weights_with_noise, a=conv(8, 8)), {"stem", "a"}),
+    "weights of the input": (
+        lambda: forward_of(weights_of_the_input, router=nn.Linear(3, 4), bank=nn.Parameter(torch.randn(4, 8, 8, 3, 3))),
+        {"stem", "bank"},
+    ),
+    "another type": (lambda: forward_of(other_type), {"stem"}),
+    "spelt out behind noise": (lambda: forward_of(spelt_out_behind_noise), {"stem"}),
+    "another function": (lambda: forward_of(other_function, norm=nn.BatchNorm2d(8)), {"stem"}),
+}
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("name", MEETING)
+def test_paths_that_part_and_meet(name: str, training: bool, tmp_path: Path) -> None:
+    make, free = MEETING[name]
+    torch.manual_seed(1)
+    module = make().train(training)
+    plan = conet_fx.analyze(module, IMAGE)
+    assert has_two_paths(plan.trace.graph_module.graph)
+    assert {group.name for group in plan.free} == free
+    same(plan.trace.graph_module, module)
+    same(plan.resize({}, init="inherit"), module)
+    resized = plan.resize({name: 2 * plan.sizes[name] for name in free})
+    same(through_a_file(resized), resized)
+    conet_fx.save(resized, plan, tmp_path)
+    same(conet_fx.load(tmp_path), resized)
+    again = conet_fx.analyze(resized, IMAGE)
+    assert again.sizes == {**plan.sizes, **{name: 2 * plan.sizes[name] for name in free}}
+
+
+def test_a_choice_is_an_operator_of_the_graph() -> None:
+    """Passes that do not know of modes see one layer after another."""
+    traced = conet_fx.analyze(residuals(DropPath), IMAGE).trace.graph_module
+    add = next(node for node in traced.graph.nodes if node.name == "add")
+    chosen = next(node for node in add.all_input_nodes if node.target is by_mode)
+    _, in_train, in_eval = chosen.args
+    assert isinstance(in_train, fx.Node)
+    assert isinstance(in_eval, fx.Node)
+    assert (in_train.meta[ONLY_IN], in_eval.target) == ("train", "1.b")
+    assert path_of(traced.graph, "eval").find_nodes(op="call_function", target=by_mode) == []
+    assert len(path_of(traced.graph, "train").nodes) > len(path_of(traced.graph, "eval").nodes)
 
 
 class Attention(nn.Module):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import random
 import threading
 import time
@@ -103,6 +104,20 @@ def test_a_branch_makes_its_module_one_call(kind: str) -> None:
         assert all(torch.equal(a, b) for a, b in zip(expected, got, strict=True))
     assert any(not torch.equal(got[0], other) for other in got[1:])
     assert [group.name for group in conet_fx.analyze(model.eval(), IMAGE).free] == ["a"]
+
+
+@pytest.mark.parametrize("name", FACTORS)
+def test_what_is_unpickled_draws_anew(name: str) -> None:
+    """torch.fx pickles code, and traces it when it is loaded."""
+    model = model_of(FACTORS[name])
+    resized = conet_fx.analyze(model, IMAGE).resize({}, init="inherit")
+    for _ in range(2):
+        file = io.BytesIO()
+        torch.save(resized, file)
+        file.seek(0)
+        resized = torch.load(file, weights_only=False)
+    for ours, theirs in zip(outcomes(resized), outcomes(model), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize(

@@ -79,3 +79,27 @@ def statistics_by_hand() -> nn.Module:
     module.register_buffer("mean", torch.zeros(6))
     module.register_buffer("variance", torch.ones(6))
     return module
+
+
+@case({"a": (6, 1), "b": (8, 1)})
+def stochastic_depth() -> nn.Module:
+    """A residual path that training drops at times: what follows is the same in both modes."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.a(x)
+        y = self.c(self.b(x).relu())
+        if self.training:
+            y = y * (torch.rand(y.shape[0], 1, 1, 1) < 0.9) / 0.9
+        return self.out((x + y).relu())
+
+    return net(forward, a=conv(3, 6), b=conv(6, 8), c=conv(8, 6), out=conv(6, 5))
+
+
+@case({"a": (6, 1)})
+def a_layer_for_each_mode() -> nn.Module:
+    """What stands in one place in both modes has one size."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out((self.a(x) if self.training else self.b(x)).relu())
+
+    return net(forward, a=conv(3, 6), b=conv(3, 6), out=conv(6, 5))
