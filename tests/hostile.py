@@ -72,6 +72,8 @@ class TwoWays(nn.Module):
 
     def forward(self, x: Tensor) -> Any:
         x = F.dropout(self.trunk(x), 0.5, self.training)
+        if self.training:
+            x = x + 0.1 * torch.rand_like(x)
         return (self.head(x), [self.auxiliary(x).mean((2, 3))]) if self.training else self.head(x).softmax(1)
 
 

@@ -177,6 +177,25 @@ def test_entries_without_end(folder: Path) -> None:
     refused(folder, rf"has {files.MAX_BYTES + 1} bytes, more than the {files.MAX_BYTES} that belong to it")
 
 
+def test_choices_of_nests_do_not_grow_by_powers(folder: Path) -> None:
+    """``x1 = by_mode(training, [x0, x0], x0)``, and so on: 2^60 entries if they were put in place of their names."""
+    x0 = {"op": "placeholder", "name": "x0", "target": "x", "args": []}
+    flag = {"op": "get_attr", "name": "training", "target": "training", "args": []}
+    chain = [
+        {
+            **{"op": "call_function", "name": f"x{number}", "target": "conet_fx.passes.paths.by_mode"},
+            "args": [{"node": "training"}, [{"node": f"x{number - 1}"}] * 2, {"node": f"x{number - 1}"}],
+        }
+        for number in range(1, 61)
+    ]
+    output = {"op": "output", "name": "output", "target": "output", "args": [{"node": "x60"}]}
+    rewrite(folder, lambda document: document.update(nodes=[x0, flag, *chain, output]))
+    refused(folder, r"node 'x2' .* uses what the network returns in each mode")
+    uses = {"op": "call_function", "name": "y", "target": "torch.cat", "args": [[{"node": "x1"}] * 2]}
+    rewrite(folder, lambda document: document.update(nodes=[x0, flag, chain[0], uses, output]))
+    refused(folder, "node 'y' .* uses what the network returns in each mode")
+
+
 def test_no_network_is_saved_that_could_not_be_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plan = conet_fx.analyze(nn.Sequential(nn.Conv2d(1, 2, 1)), torch.zeros(1, 1, 2, 2))
     build = sys.modules["conet_fx.recipe.build"]

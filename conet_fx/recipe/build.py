@@ -215,6 +215,7 @@ def _build_graph(recipe: Recipe, leaves: Collection[str]) -> Graph:
     known_functions, known_methods = functions(), methods()
     graph = Graph()
     nodes: dict[str, Node] = {}
+    returned: set[Node] = set()  # nests that a mode chooses; in others they would grow by powers
     for spec in recipe.nodes:
         where = f"node {spec.name!r} ({spec.op} {spec.target})"
         args = tuple(decode(spec.args, nodes))
@@ -254,6 +255,10 @@ def _build_graph(recipe: Recipe, leaves: Collection[str]) -> Graph:
             node.meta["scope"] = spec.scope
         if spec.only_in:
             node.meta[ONLY_IN] = spec.only_in
+        if not returned.isdisjoint(node.all_input_nodes) and (spec.op != "output" or args[0] not in returned):
+            raise RecipeError(f"{where} uses what the network returns in each mode")
+        if target is by_mode and not all(isinstance(value, Node) for value in args[1:]):
+            returned.add(node)
         nodes[spec.name] = node
     if recipe.nodes[-1].op != "output":
         raise RecipeError("the graph has no output")
