@@ -12,6 +12,7 @@ import collections
 import contextlib
 import dataclasses
 import functools
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal, cast
 
@@ -236,6 +237,18 @@ class _Join:
         for ours in set(self._nodes).difference(self._copies.values()):
             ours.meta[ONLY_IN] = mode_of(self._training)
         self._join_outputs()
+        self._sort()
+
+    def _sort(self) -> None:
+        """Where one mode alone runs what the other does not, and the other way round, train mode comes first: the names
+        of groups, which are those of their first writers, do not depend on the mode that a model is in.
+        """
+        for apart, nodes in itertools.groupby(list(self._graph.nodes), lambda node: ONLY_IN in node.meta):
+            if apart:
+                first, *rest = sorted(nodes, key=lambda node: MODES.index(node.meta[ONLY_IN]))
+                for node in rest:
+                    first.append(node)
+                    first = node
 
     def _merged(self, theirs: fx.Node, last: int) -> int | None:
         """The place of the node that is made one with ``theirs``."""

@@ -387,6 +387,7 @@ def test_paths_that_part_and_meet(name: str, training: bool, tmp_path: Path) -> 
     plan = conet_fx.analyze(module, IMAGE)
     assert has_two_paths(plan.trace.graph_module.graph)
     assert {group.name for group in plan.free} == free
+    assert conet_fx.analyze(make().train(not training), IMAGE).sizes == plan.sizes
     same(plan.trace.graph_module, module)
     same(plan.resize({}, init="inherit"), module)
     resized = plan.resize({name: 2 * plan.sizes[name] for name in free})
