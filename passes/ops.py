@@ -512,6 +512,7 @@ register(
 register(rules.Glu(), "input dim=-1", functions=[F.glu], modules=[nn.GLU])
 register(rules.Create(), "*sizes", functions=[torch.zeros, torch.ones, torch.empty, torch.rand, torch.randn])
 register(rules.Create(), "input *sizes", methods="new_zeros new_ones new_empty")
+register(rules.New(), "input *sizes", methods="new")
 register(rules.Full(), "input sizes fill_value", methods="new_full")
 register(rules.Full(), "sizes fill_value", functions=[torch.full])
 register(rules.Drawn(), "input", functions=[torch.randint, torch.randperm, torch.normal])

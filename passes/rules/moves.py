@@ -372,6 +372,19 @@ class Create(Rule):
         return _fresh(call)
 
 
+class New(Create):
+    """``x.new(size)``, of code from before torch 0.4. Numbers in a list are data, as those of ``x.new_tensor``."""
+
+    def depth(self, call: Call) -> Value:
+        given = call.integers("sizes")
+        sizes = [call.size(length.dim) for length in given if isinstance(length, Int)]
+        if len(sizes) == len(given) and sizes == list(call.shape):
+            return super().depth(call)
+        for dim in dims_in(given):
+            call.mixes(dim)
+        return Tensor(tuple((n,) for n in call.shape))
+
+
 class Full(Create):
     """full and new_full; a channel count that fills the tensor is a value, not a length."""
 

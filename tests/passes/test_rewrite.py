@@ -104,6 +104,37 @@ def test_a_number_that_the_graph_computes_is_not_spelled_out(spelling: str) -> N
     assert plan.resize({"conv": 6})(x).shape == (3, 6, 2)
 
 
+def test_the_constructor_of_old_code_takes_a_size_or_data() -> None:
+    """``x.new(x.size())`` of variational autoencoders, from before torch 0.4; ``x.new([2.0])`` holds a 2."""
+
+    def forward(self: Any, x: torch.Tensor) -> torch.Tensor:
+        mean, variance = self.conv(x).chunk(2, 1)
+        noise = variance.data.new(variance.size()).normal_()
+        z = noise.mul((variance * 0.5).exp()).add_(mean) * mean.new([2.0]) + mean.new(1, 4, 1).fill_(0.5)
+        return self.out(z)
+
+    model = net(forward, conv=nn.Conv1d(3, 8, 1), out=nn.Conv1d(4, 2, 1))
+    x = torch.rand(3, 3, 5)
+    plan = conet_fx.analyze(model, x)
+    assert [(group.name, group.size, group.quantum) for group in plan.free] == [("conv", 8, 2)]
+    outputs = []
+    for network in (model, plan.resize({}, init="inherit")):
+        torch.manual_seed(0)
+        outputs.append(network(x))
+    assert torch.equal(*outputs)
+    assert plan.resize({"conv": 14})(x).shape == (3, 2, 5)
+
+
+def test_lists_that_old_code_makes_a_tensor_of_are_data() -> None:
+    def forward(self: Any, x: torch.Tensor) -> torch.Tensor:
+        y = self.conv(x)
+        return self.out(y * y.new([y.size(1), 1.0, 2.0, 3.0])[:, None])
+
+    model = net(forward, conv=nn.Conv1d(3, 4, 1), out=nn.Conv1d(4, 2, 1))
+    plan = conet_fx.analyze(model, torch.rand(2, 3, 5))
+    assert "meets channels of a fixed number" in (plan.group("conv").frozen or "")
+
+
 def test_parameters_that_are_no_floats_are_kept() -> None:
     """Tables of integers, which no normal distribution gives."""
 

@@ -48,7 +48,7 @@ FUNCTIONS: Groups = {
 METHODS: Groups = {
     "no tensor results": "allclose apply_ as_subclass backward const_data_ptr data_ptr dense_dim dim_order equal "
     "hash_tensor ipu is_coalesced is_conj is_distributed is_inference is_neg is_nonzero is_pinned is_same_size "
-    "is_set_to is_shared item map2_ map_ module_load mtia new numpy qscheme q_per_channel_axis q_scale q_zero_point "
+    "is_set_to is_shared item map2_ map_ module_load mtia numpy qscheme q_per_channel_axis q_scale q_zero_point "
     "record_stream register_hook register_post_accumulate_grad_hook reinforce retain_grad share_memory_ sparse_dim "
     "storage storage_offset storage_type stride tolist untyped_storage",
     "sparse or nested": "ccol_indices coalesce col_indices crow_indices indices row_indices smm slice_inverse "

@@ -1689,7 +1689,7 @@ def batched_form(d: int, x: Shape, kind: str) -> nn.Module:
     return Apply(run)
 
 
-@op("map", kind=("new_zeros", "new_ones", "new_empty"))
+@op("map", kind=("new", "new_zeros", "new_ones", "new_empty"))
 def new_tensor(d: int, x: Shape, kind: str) -> nn.Module:
     """A tensor that forward makes, of the size of another."""
     return Apply(lambda x: x + getattr(x, kind)(x.shape).zero_())
