@@ -20,9 +20,10 @@ from torch.fx.node import map_arg
 from conet_fx.errors import TraceError
 from conet_fx.passes.inputs import Arguments
 from conet_fx.passes.nodes import attribute, tensors, without_classes
-from conet_fx.passes.paths import has_two_paths, mode_of, one_path
+from conet_fx.passes.paths import has_two_paths, mode_of
 from conet_fx.passes.record import Recorder
 from conet_fx.passes.shapes import Shapes
+from conet_fx.passes.two_paths import one_path
 
 Number = int | float
 

@@ -28,11 +28,11 @@ from conet_fx.passes.groups import ChannelGroup, channel_groups, scales
 from conet_fx.passes.info import KEY, ChannelInfo, annotate, record
 from conet_fx.passes.inputs import Inputs
 from conet_fx.passes.nodes import attribute, source, tensors
-from conet_fx.passes.paths import graph_module_of
 from conet_fx.passes.propagation import propagate
 from conet_fx.passes.rewrite import Init, copied, rewrite
 from conet_fx.passes.shapes import Shapes, to_meta, undisturbed
 from conet_fx.passes.trace import Trace
+from conet_fx.passes.two_paths import graph_module_of
 
 _TORCH = os.path.dirname(os.path.abspath(torch.__file__)) + os.sep
 Sizes = Mapping[str, int] | Callable[[tuple[ChannelGroup, ...]], Mapping[str, int]]

@@ -13,7 +13,7 @@ from torch import fx, nn
 
 from conet_fx.errors import TraceError
 from conet_fx.passes.inputs import Arguments
-from conet_fx.passes.paths import join_paths
+from conet_fx.passes.join import join_paths
 from conet_fx.passes.record import Recorder, shapes_of
 from conet_fx.passes.shapes import Shapes
 

@@ -26,9 +26,9 @@ from conet_fx.passes.islands import Pieces
 from conet_fx.passes.nodes import attribute, computed_by_hooks, copies, memory_format, submodule
 from conet_fx.passes.nodes import source as line_of
 from conet_fx.passes.numerals import make_plain
-from conet_fx.passes.paths import graph_module_of
 from conet_fx.passes.shapes import undisturbed
 from conet_fx.passes.trace import Trace
+from conet_fx.passes.two_paths import graph_module_of
 from conet_fx.passes.verify import verify
 
 Init = Literal["reset", "inherit"]

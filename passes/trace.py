@@ -20,8 +20,8 @@ from conet_fx.passes import islands
 from conet_fx.passes.inputs import Arguments, Inputs
 from conet_fx.passes.modes import Recorded, recorded
 from conet_fx.passes.nodes import attribute
-from conet_fx.passes.paths import graph_module_of
 from conet_fx.passes.shapes import undisturbed
+from conet_fx.passes.two_paths import graph_module_of
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,8 +17,9 @@ from torch.nn.utils import parametrizations
 
 from conet_fx.errors import RecipeError
 from conet_fx.passes.nodes import attribute
-from conet_fx.passes.paths import ONLY_IN, TwoPaths, by_mode
+from conet_fx.passes.paths import ONLY_IN, by_mode
 from conet_fx.passes.reload import Reload
+from conet_fx.passes.two_paths import TwoPaths
 from conet_fx.recipe.files import RECIPE, WEIGHTS
 from conet_fx.recipe.names import attributes, classes, functions, methods, name_in, short
 from conet_fx.recipe.spec import MAX_DEPTH, MAX_ENTRIES, MAX_ITERATIONS, MAX_LAYERS, MAX_NAME, ModuleSpec, Recipe

@@ -15,7 +15,8 @@ from torch import Tensor, fx, nn
 
 import conet_fx
 from conet_fx.errors import RecipeError, SearchError
-from conet_fx.passes.paths import ONLY_IN, TwoPaths, by_mode, has_two_paths, path_of
+from conet_fx.passes.paths import ONLY_IN, by_mode, has_two_paths, path_of
+from conet_fx.passes.two_paths import TwoPaths
 from conet_fx.recipe import spec
 from conet_fx.recipe.build import build
 from tests.passes.cases import conv, net
