@@ -72,6 +72,17 @@ def through_a_file(module: nn.Module) -> nn.Module:
     return loaded
 
 
+def from_source(folder: Path, like: nn.Module) -> nn.Module:
+    """The network in ``folder`` as the class that is written for it, with the weights of ``like``."""
+    target = conet_fx.export(folder, folder / "network.py", example_inputs=IMAGE)
+    space: dict[str, Any] = {}
+    exec(Path(target).read_text(), space)
+    network = space[type(like).__name__]()
+    assert isinstance(network, nn.Module)
+    network.load_state_dict(like.state_dict())
+    return network.train(like.training)
+
+
 @pytest.fixture(params=[True, False], ids=["traced in train", "traced in eval"])
 def model(request: pytest.FixtureRequest) -> nn.Module:
     torch.manual_seed(0)
@@ -151,12 +162,7 @@ def test_the_source_has_both_paths(model: nn.Module, tmp_path: Path) -> None:
     plan = conet_fx.analyze(model, IMAGE)
     resized = plan.resize({"trunk": 5, "body": 7})
     conet_fx.save(resized, plan, tmp_path)
-    target = conet_fx.export(tmp_path, tmp_path / "network.py", example_inputs=IMAGE)
-    space: dict[str, Any] = {}
-    exec(Path(target).read_text(), space)
-    network = space["Heads"]()
-    network.load_state_dict(resized.state_dict())
-    same(network, resized)
+    same(from_source(tmp_path, resized), resized)
 
 
 def test_a_class_that_spells_out_a_width_in_one_mode_is_refused_with_its_line(tmp_path: Path) -> None:
@@ -395,6 +401,12 @@ def test_paths_that_part_and_meet(name: str, training: bool, tmp_path: Path) -> 
     same(through_a_file(resized), resized)
     conet_fx.save(resized, plan, tmp_path)
     same(conet_fx.load(tmp_path), resized)
+    same(from_source(tmp_path, resized), resized)
+    if name in ("in place", "spelt out behind noise"):
+        with pytest.raises(RecipeError, match=r"its code spells them out: .*test_paths\.py"):
+            conet_fx.apply(make(), tmp_path)
+    else:
+        same(conet_fx.apply(make(), tmp_path), resized)
     again = conet_fx.analyze(resized, IMAGE)
     assert again.sizes == {**plan.sizes, **{name: 2 * plan.sizes[name] for name in free}}
 
