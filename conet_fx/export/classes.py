@@ -9,7 +9,7 @@ import inspect
 import itertools
 import keyword
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -22,6 +22,7 @@ from torchvision.ops import DeformConv2d
 from conet_fx.errors import ExportError
 from conet_fx.export.expressions import BUILTINS, Imports, literal, quoted
 from conet_fx.export.layout import wrapped
+from conet_fx.export.numbers import numbers_in, with_numbers, without_numbers
 from conet_fx.export.regions import Region, is_chain, prefixes, regions_of, relative
 from conet_fx.export.statements import Forward, kinds_of, of_both_modes, write_forward
 from conet_fx.passes.paths import MODES, has_two_paths, path_of
@@ -89,12 +90,19 @@ class Body:
     forward: Forward | None
 
     def holes(self) -> list[Hole]:
-        return [hole for _, call in self.init for hole in call.holes()]
+        """Those of the constructor, then the numbers in ``forward``."""
+        return [*(hole for _, call in self.init for hole in call.holes()), *self.numbers()]
+
+    def numbers(self) -> list[Hole]:
+        lines = self.forward.lines if self.forward else ()
+        return [Hole("", number.name, number.text) for line in lines for number in numbers_in(line)]
 
     def skeleton(self) -> str:
         """The same text for bodies that differ in what is in the holes only."""
         blanks = itertools.repeat("_")
-        return repr((self.base, [start + call.text(blanks) for start, call in self.init], self.forward))
+        init = [start + call.text(blanks) for start, call in self.init]
+        forward = self.forward and (self.forward.parameters, without_numbers(self.forward.lines))
+        return repr((self.base, init, forward))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -370,14 +378,15 @@ class Writer:
         paths, bodies = zip(*members, strict=True)
         rows = [body.holes() for body in bodies]
         columns = list(zip(*rows, strict=True))
-        parameters = _parameters(columns, paths)
+        parts = {*(child.rpartition(".")[2] for child in self.children[paths[0]]), *self.tensors[paths[0]]}
+        parameters = _parameters(columns, paths, parts)
         name = self._class_name(paths)
         values = [
             parameters.get(tuple(hole.text for hole in column))
             or (None if column[0].text == column[0].default else column[0].text)
             for column in columns
         ]
-        self.blocks.append(self._class_lines(name, list(parameters.values()), bodies[0], iter(values)))
+        self.blocks.append(self._class_lines(name, list(parameters.values()), bodies[0], values))
         firsts: dict[str, int] = {}
         for number, column in enumerate(columns):
             if parameter := parameters.get(tuple(hole.text for hole in column)):
@@ -387,18 +396,26 @@ class Writer:
             holes = (Hole(path, p, row[number].text, None, several) for p, number in firsts.items())
             self.instances[path] = Call(f"{name}(", tuple(holes))
 
-    def _class_lines(self, name: str, parameters: list[str], body: Body, values: Iterator[str | None]) -> list[str]:
+    def _class_lines(self, name: str, parameters: list[str], body: Body, values: Sequence[str | None]) -> list[str]:
+        given = iter(values)
+        init = [start + call.text(given) for start, call in body.init]
+        numbers = [str(value) for value in given]
+        kept = [name for name in parameters if name in numbers]
+        if kept and not init:
+            init.append("super().__init__()")
+        init += (f"self.{name} = {name}" for name in kept)
         lines = [f"class {name}({body.base}):"]
-        if body.init:
+        if init:
             lines += wrapped(f"def __init__({', '.join(['self', *parameters])}):", 1)
-            for start, call in body.init:
-                lines += wrapped(start + call.text(values), 2)
+            for line in init:
+                lines += wrapped(line, 2)
         if body.forward is not None:
-            lines += [""] * bool(body.init)
+            lines += [""] * bool(init)
             lines += wrapped(f"def forward({', '.join(['self', *body.forward.parameters])}):", 1)
+            written = iter(f"self.{number}" if number in kept else number for number in numbers)
             for line in body.forward.lines:
-                text = line.lstrip(" ")
-                lines += wrapped(text, 2 + (len(line) - len(text)) // 4)
+                text = with_numbers(line.lstrip(" "), written)
+                lines += wrapped(text, 2 + (len(line) - len(line.lstrip(" "))) // 4)
         return lines
 
     def _class_name(self, paths: Sequence[str]) -> str:
@@ -418,7 +435,7 @@ class Writer:
         base, init = self._constructor("", self.kind(""))
         last = ((line, Call("", (), "")) for line in self._last_statements())
         body = Body(base, (*init, *last), self._forward(""))
-        values = (None if hole.text == hole.default else hole.text for hole in body.holes())
+        values = [None if hole.text == hole.default else hole.text for hole in body.holes()]
         self.blocks.append(self._class_lines(name, [], body, values))
 
     def _last_statements(self) -> Iterator[str]:
@@ -496,8 +513,12 @@ def _simple(cls: type[nn.Module], value: Any) -> Any:
     return value
 
 
-def _parameters(columns: Sequence[tuple[Hole, ...]], paths: Sequence[str]) -> dict[tuple[str, ...], str]:
-    """The parameters of a class: names of what differs between its instances, by its values in them."""
+def _parameters(
+    columns: Sequence[tuple[Hole, ...]], paths: Sequence[str], parts: Collection[str]
+) -> dict[tuple[str, ...], str]:
+    """The parameters of a class: names of what differs between its instances, by its values in them. The class keeps
+    those that its ``forward`` uses under their names, so that none is that of one of its parts.
+    """
     varying: dict[tuple[str, ...], Hole] = {}
     for column in columns:
         values = tuple(hole.text for hole in column)
@@ -506,14 +527,19 @@ def _parameters(columns: Sequence[tuple[Hole, ...]], paths: Sequence[str]) -> di
     arguments = collections.Counter(hole.name for hole in varying.values())
     names: dict[tuple[str, ...], str] = {}
     for values, hole in varying.items():
-        part = relative(hole.path, paths[0]) if hole.path != paths[0] else ""
+        part = relative(hole.path, paths[0]) if hole.path not in ("", paths[0]) else ""
         name = hole.name if arguments[hole.name] == 1 or not part else f"{part}_{hole.name}"
         name = re.sub(r"\W+", "_", name)
-        name = f"_{name}" if name[0].isdigit() else name
-        while name in names.values() or keyword.iskeyword(name) or name == "self":
-            name += "_"
+        name = first = f"_{name}" if name[0].isdigit() else name
+        number = 1
+        while name in names.values() or name in parts or name in _TAKEN or keyword.iskeyword(name):
+            number += 1
+            name = f"{first}_{number}"
         names[values] = name
     return names
+
+
+_TAKEN = {"self", *dir(nn.ModuleList())}
 
 
 def _stem(path: str, several: bool) -> str:
