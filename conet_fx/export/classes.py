@@ -400,10 +400,10 @@ class Writer:
         given = iter(values)
         init = [start + call.text(given) for start, call in body.init]
         numbers = [str(value) for value in given]
-        kept = [name for name in parameters if name in numbers]
+        kept = [parameter for parameter in parameters if parameter in numbers]
         if kept and not init:
             init.append("super().__init__()")
-        init += (f"self.{name} = {name}" for name in kept)
+        init += (f"self.{parameter} = {parameter}" for parameter in kept)
         lines = [f"class {name}({body.base}):"]
         if init:
             lines += wrapped(f"def __init__({', '.join(['self', *parameters])}):", 1)
