@@ -19,15 +19,27 @@ from conet_fx.passes.nodes import leaves
 from conet_fx.passes.paths import MODES, ONLY_IN, by_mode, mode_of
 
 
-def join_paths(graph: fx.Graph, twin: fx.Graph, training: bool, site: Callable[[fx.Node], Any] | None = None) -> None:
+def join_paths(
+    graph: fx.Graph,
+    twin: fx.Graph,
+    training: bool,
+    owns: Callable[[fx.Node], bool],
+    site: Callable[[fx.Node], Any] | None = None,
+) -> None:
     """Make ``graph``, which a network runs with this ``training`` flag, the graph of both modes; ``twin`` is the other.
 
     Nodes of both that stand at one place of the model's code (``site``) are one, and so are nodes that compute the same
     of the same. Where they are given a value that depends on the mode, :func:`by_mode` chooses it, and for ``training``
     itself, which is a constant in each graph, they read the module's own flag. The rest is marked with
     :data:`ONLY_IN`. All nodes stand in the order in which their mode runs them.
+
+    ``owns`` tells that the module which a node calls has parameters or buffers. An operator without such stays apart
+    where what it computes goes separate ways: channels that never come together need not be as many.
     """
-    _Join(graph, twin, training, site or _place_in_the_code).run()
+    join = _Join(graph, twin, training, site or _place_in_the_code)
+    join.run()
+    _part(graph, owns)
+    _sort(graph)
 
 
 class _Differs(Exception):
@@ -81,18 +93,6 @@ class _Join:
         for ours in set(self._nodes).difference(self._copies.values()):
             ours.meta[ONLY_IN] = mode_of(self._training)
         self._join_outputs()
-        self._sort()
-
-    def _sort(self) -> None:
-        """Where one mode alone runs what the other does not, and the other way round, train mode comes first: the names
-        of groups, which are those of their first writers, do not depend on the mode that a model is in.
-        """
-        for apart, nodes in itertools.groupby(list(self._graph.nodes), lambda node: ONLY_IN in node.meta):
-            if apart:
-                first, *rest = sorted(nodes, key=lambda node: MODES.index(node.meta[ONLY_IN]))
-                for node in rest:
-                    first.append(node)
-                    first = node
 
     def _merged(self, theirs: fx.Node, last: int) -> int | None:
         """The place of the node that is made one with ``theirs``."""
@@ -187,6 +187,74 @@ class _Join:
             flag = self._graph.create_node("get_attr", "training")
         flag.meta.update(val=self._training, source="", scope="")
         return flag
+
+
+def _part(graph: fx.Graph, owns: Callable[[fx.Node], bool]) -> None:
+    """Give each mode an operator of its own where one for both is of no use: no layer with parameters stands between it
+    and a choice by the mode, which would have the channels of both anyway, and what uses it is of one mode.
+    """
+    fed = _fed(graph)
+    after: set[fx.Node] = set()
+    for node in graph.nodes:
+        if node.target is by_mode:
+            after.add(node)
+        elif not after.isdisjoint(node.all_input_nodes):
+            has_parameters = owns(node) if node.op == "call_module" else not fed.issuperset(_operands(node))
+            if not has_parameters:
+                after.add(node)
+    for node in reversed(graph.nodes):
+        mine = node in after and node.target is not by_mode and node.op != "output" and ONLY_IN not in node.meta
+        if mine and node.users and not any(_runs_in_both(user, node) for user in node.users):
+            _part_one(graph, node)
+
+
+def _operands(node: fx.Node) -> list[fx.Node]:
+    """What a node computes with, but for the flag."""
+    return [operand for operand in node.all_input_nodes if (operand.op, operand.target) != ("get_attr", "training")]
+
+
+def _runs_in_both(user: fx.Node, node: fx.Node) -> bool:
+    """Whether ``user`` takes ``node`` in both modes."""
+    if user.target is by_mode:
+        return all(node in leaves(value) for value in user.args[1:])
+    return ONLY_IN not in user.meta
+
+
+def _part_one(graph: fx.Graph, node: fx.Node) -> None:
+    choices = [operand for operand in node.all_input_nodes if operand.target is by_mode]
+    for mode, arm in zip(MODES, (1, 2), strict=True):
+
+        def chosen(operand: fx.Node, arm: int = arm) -> Any:
+            return operand.args[arm] if operand in choices else operand
+
+        with graph.inserting_before(node):
+            own = graph.node_copy(node, chosen)
+        own.meta[ONLY_IN] = mode
+        for user in list(node.users):
+            if user.target is by_mode:
+                user.update_arg(arm, map_arg(user.args[arm], functools.partial(_replaced, old=node, new=own)))
+            elif user.meta[ONLY_IN] == mode:
+                user.replace_input_with(node, own)
+    graph.erase_node(node)
+    for choice in choices:
+        if not choice.users:
+            graph.erase_node(choice)
+
+
+def _replaced(node: fx.Node, old: fx.Node, new: fx.Node) -> fx.Node:
+    return new if node is old else node
+
+
+def _sort(graph: fx.Graph) -> None:
+    """Where one mode alone runs what the other does not, and the other way round, train mode comes first: the names
+    of groups, which are those of their first writers, do not depend on the mode that a model is in.
+    """
+    for apart, nodes in itertools.groupby(list(graph.nodes), lambda node: ONLY_IN in node.meta):
+        if apart:
+            first, *rest = sorted(nodes, key=lambda node: MODES.index(node.meta[ONLY_IN]))
+            for node in rest:
+                first.append(node)
+                first = node
 
 
 _OF_ONE_NODE = ("read_as_number", ONLY_IN)

@@ -51,7 +51,7 @@ def recorded(
         if not one_mode:
             constants = {**constants, **_with_names_of_their_own(twin, other.constants, constants)}
             dropped = [*dropped, *other.dropped]
-            join_paths(graph, twin, model.training)
+            join_paths(graph, twin, model.training, lambda node: _has_tensors(model.get_submodule(str(node.target))))
     return Recorded(graph, constants, one_mode, tuple(dict.fromkeys(dropped)))
 
 
@@ -69,6 +69,10 @@ def _with_names_of_their_own(
                 node.target = new
         named[new] = tensor
     return named
+
+
+def _has_tensors(module: nn.Module) -> bool:
+    return next(itertools.chain(module.parameters(), module.buffers()), None) is not None
 
 
 def _same(a: torch.Tensor, b: torch.Tensor) -> bool:

@@ -100,7 +100,7 @@ def _joined(
     named: dict[fx.Node, str] = {}
     for each, known in zip((graph, in_eval.graph), names, strict=True):
         named.update(zip(each.nodes, known, strict=True))
-    join_paths(graph, in_eval.graph, True, named.__getitem__)
+    join_paths(graph, in_eval.graph, True, lambda node: True, named.__getitem__)
     parts = {
         str(node.target): attribute(module, str(node.target))
         for module in (in_train, in_eval)

@@ -326,6 +326,12 @@ def list_of_parts(self: Any, x: Tensor) -> Tensor:
     return self.out(torch.cat(parts[::-1], 1))
 
 
+def layers_of_each_mode(self: Any, x: Tensor) -> Tensor:
+    for layer in self.noisy if self.training else self.plain:
+        x = F.max_pool2d(self.act(layer(x)), 3, 1, 1)
+    return self.out(self.stem(x))
+
+
 def noise_at_the_input(self: Any, x: Tensor) -> Tensor:
     if self.training:
         x = 0.7 * x + 0.3 * x.flip(0)
@@ -373,6 +379,14 @@ MEETING: dict[str, tuple[Callable[[], nn.Module], set[str]]] = {
     "another size": (lambda: forward_of(other_size, a=conv(8, 8)), {"stem", "a"}),
     "in place": (lambda: forward_of(in_place, a=conv(8, 8)), {"stem", "a", "a#2"}),
     "list of parts": (lambda: forward_of(list_of_parts), {"stem"}),
+    "layers of each mode": (
+        lambda: net(
+            layers_of_each_mode,
+            **{name: nn.ModuleList([conv(3, 6), conv(6, 8), conv(8, 4)]) for name in ("noisy", "plain")},
+            **{"act": nn.ReLU(), "stem": conv(4, 8), "out": conv(8, 5)},
+        ),
+        {"noisy.0", "noisy.1", "noisy.2", "plain.0", "plain.1", "stem"},  # the third ones meet
+    ),
     "noise at the input": (lambda: forward_of(noise_at_the_input), {"stem"}),
     "weights with noise": (lambda: forward_of(weights_with_noise, a=conv(8, 8)), {"stem", "a"}),
     "weights of the input": (
