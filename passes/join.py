@@ -36,8 +36,7 @@ def join_paths(
     ``owns`` tells that the module which a node calls has parameters or buffers. An operator without such stays apart
     where what it computes goes separate ways: channels that never come together need not be as many.
     """
-    join = _Join(graph, twin, training, site or _place_in_the_code)
-    join.run()
+    _Join(graph, twin, training, site or _place_in_the_code).run()
     _part(graph, owns)
     _sort(graph)
 

@@ -715,12 +715,19 @@ def residual(d: int, x: Shape, y: Shape) -> nn.Module:
     return Apply(lambda x, y: x + y)
 
 
-@op("any", "same", kind=("other layers", "other operators", "one more operand", "in place"))
+@op(
+    "any", "same", kind=("other layers", "layers behind one another", "other operators", "one more operand", "in place")
+)
 def by_training(d: int, x: Shape, y: Shape, kind: str) -> nn.Module:
     """Train and eval mode take different paths."""
 
     def other(m: Any, x: Tensor, y: Tensor) -> Tensor:
         return m.a(x) + y if m.training else y * m.b(x)
+
+    def behind(m: Any, x: Tensor, y: Tensor) -> Tensor:
+        for layer in (m.a, m.c) if m.training else (m.b, m.d):
+            x = layer(x).relu() * 0.5
+        return x + y
 
     def operators(m: Any, x: Tensor, y: Tensor) -> Tensor:
         x = m.act(x)
@@ -734,10 +741,16 @@ def by_training(d: int, x: Shape, y: Shape, kind: str) -> nn.Module:
         z = m.act(x) + 1
         return (z.mul_(2) if m.training else z) + y
 
-    runs = {"other layers": other, "other operators": operators, "one more operand": operand, "in place": in_place}
-    make = nn.Linear if len(x) == 2 else by_dims("Conv", d)
-    a, b = (make(x[1], y[1], *[1] * (len(x) > 2)) for _ in range(2))
-    layers = {"other layers": {"a": a, "b": b}, "one more operand": {"a": a}}
+    runs = {"other layers": other, "layers behind one another": behind, "other operators": operators}
+    runs |= {"one more operand": operand, "in place": in_place}
+
+    def make(inputs: int, outputs: int) -> nn.Module:
+        layer: nn.Module = nn.Linear(inputs, outputs) if len(x) == 2 else by_dims("Conv", d)(inputs, outputs, 1)
+        return layer
+
+    a, b = make(x[1], y[1]), make(x[1], y[1])
+    chain = {"a": make(x[1], 4), "b": make(x[1], 4), "c": make(4, y[1]), "d": make(4, y[1])}
+    layers = {"other layers": {"a": a, "b": b}, "layers behind one another": chain, "one more operand": {"a": a}}
     return Apply(runs[kind], **layers.get(kind, {"act": nn.ReLU()}))
 
 
