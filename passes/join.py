@@ -324,4 +324,6 @@ def _alike(ours: Any, theirs: Any, tensors: bool = False) -> bool:
         return len(ours) == len(theirs) and all(map(_alike, ours, theirs))
     if isinstance(ours, dict):
         return ours.keys() == theirs.keys() and all(_alike(ours[key], theirs[key]) for key in ours)
-    return bool(ours == theirs)
+    if dataclasses.is_dataclass(ours):
+        return all(_alike(getattr(ours, field.name), getattr(theirs, field.name)) for field in dataclasses.fields(ours))
+    return bool(ours == theirs) if isinstance(ours, (bool, int, float, complex, str)) else True

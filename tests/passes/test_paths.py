@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import io
 from collections.abc import Callable
 from pathlib import Path
@@ -370,6 +371,21 @@ def other_function(self: Any, x: Tensor) -> Tensor:
     return self.out(self.norm(F.gelu(y) if self.training else F.relu(y)))
 
 
+@dataclasses.dataclass
+class Found:
+    scores: Tensor
+    features: Tensor
+    name: str = "found"
+
+
+def a_data_class_behind_noise(self: Any, x: Tensor) -> Tensor:
+    y = self.stem(x)
+    if self.training:
+        y = y * torch.rand(y.shape[0], 1, 1, 1)
+    found = Found(self.out(y), y)
+    return found.scores + found.features.mean()
+
+
 MEETING: dict[str, tuple[Callable[[], nn.Module], set[str]]] = {
     "skips a layer": (
         lambda: forward_of(skips_a_layer, blocks=nn.ModuleList(conv(8, 8) for _ in range(3))),
@@ -393,6 +409,7 @@ MEETING: dict[str, tuple[Callable[[], nn.Module], set[str]]] = {
         lambda: forward_of(weights_of_the_input, router=nn.Linear(3, 4), bank=nn.Parameter(torch.randn(4, 8, 8, 3, 3))),
         {"stem", "bank"},
     ),
+    "a data class": (lambda: forward_of(a_data_class_behind_noise), {"stem"}),
     "another type": (lambda: forward_of(other_type), {"stem"}),
     "spelt out behind noise": (lambda: forward_of(spelt_out_behind_noise), {"stem"}),
     "another function": (lambda: forward_of(other_function, norm=nn.BatchNorm2d(8)), {"stem"}),
@@ -436,6 +453,25 @@ def test_a_choice_is_an_operator_of_the_graph() -> None:
     assert (in_train.meta[ONLY_IN], in_eval.target) == ("train", "1.b")
     assert path_of(traced.graph, "eval").find_nodes(op="call_function", target=by_mode) == []
     assert len(path_of(traced.graph, "train").nodes) > len(path_of(traced.graph, "eval").nodes)
+
+
+def test_a_data_class_may_be_returned_behind_noise() -> None:
+    def forward(self: Any, x: Tensor) -> Found:
+        y = self.stem(x)
+        if self.training:
+            y = y * torch.rand(y.shape[0], 1, 1, 1)
+        z = self.body(y)
+        return Found(self.out(z), z)
+
+    model = net(forward, stem=conv(3, 8), body=conv(8, 6), out=conv(6, 5))
+    plan = conet_fx.analyze(model, IMAGE)
+    assert [group.name for group in plan.free] == ["stem"]
+    for training in (True, False):
+        found = [network.train(training)(IMAGE) for network in (plan.resize({"stem": 12}), model)]
+        assert [(type(each), each.scores.shape, each.name) for each in found] == [
+            (Found, (2, 5, 8, 8), "found"),
+            (Found, (2, 5, 8, 8), "found"),
+        ]
 
 
 class Attention(nn.Module):
