@@ -78,6 +78,9 @@ class Proxy(fx.Proxy):
         if name == "data" and alike(self, value):
             self.detach().copy_(value.detach())
             return
+        if name == "requires_grad" and isinstance(value, bool):
+            self.requires_grad_(value)
+            return
         if name in _SET_ON_TENSORS:
             raise TraceError(
                 f"{source(self.node)}: no graph can hold this assignment to .{name} of a tensor: write into it, as "

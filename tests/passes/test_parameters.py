@@ -105,6 +105,25 @@ def test_what_python_alone_looks_at_leaves_nothing() -> None:
     assert [node.op for node in graph.nodes] == ["placeholder", "call_module", "call_module", "output"]
 
 
+def test_whether_a_tensor_needs_a_gradient_may_be_assigned() -> None:
+    """A grid that forward makes and keeps (MONAI's warps); a penalty on gradients of the input."""
+
+    def forward(self: Any, x: Tensor) -> Tensor:
+        x.requires_grad = True
+        grid = torch.stack([torch.arange(8)] * x.shape[0]).to(x)
+        grid.requires_grad = False
+        z: Tensor = self.out(self.a(x) + grid[:, None, :, None])
+        return z
+
+    model = net(forward, a=conv(3, 8), out=conv(8, 4))
+    plan = conet_fx.analyze(model, IMAGE)
+    assert [group.name for group in plan.free] == ["a"]
+    for network in (plan.resize({}, init="inherit"), plan.resize({"a": 11})):
+        image = IMAGE.clone()
+        network(image).sum().backward()
+        assert image.grad is not None
+
+
 @pytest.mark.parametrize("name", ["data", "grad", "requires_grad"])
 def test_an_assignment_to_an_attribute_is_refused(name: str) -> None:
     def forward(self: Any, x: Tensor) -> Tensor:
