@@ -220,6 +220,7 @@ def _runs_in_both(user: fx.Node, node: fx.Node) -> bool:
 
 
 def _part_one(graph: fx.Graph, node: fx.Node) -> None:
+    """Put a copy for each mode in place of ``node``, on what the choices before it give in that mode."""
     choices = [operand for operand in node.all_input_nodes if operand.target is by_mode]
     for mode, arm in zip(MODES, (1, 2), strict=True):
 

@@ -377,6 +377,8 @@ class New(Create):
 
     def depth(self, call: Call) -> Value:
         given = call.integers("sizes")
+        if any(isinstance(value, Tensor) for value in (call.operand("sizes"), *given)):
+            raise NoRule("it is given a tensor")
         sizes = [call.size(length.dim) for length in given if isinstance(length, Int)]
         if len(sizes) == len(given) and sizes == list(call.shape):
             return super().depth(call)

@@ -135,6 +135,16 @@ def test_lists_that_old_code_makes_a_tensor_of_are_data() -> None:
     assert "meets channels of a fixed number" in (plan.group("conv").frozen or "")
 
 
+def test_a_tensor_that_old_code_makes_of_another_is_not_followed() -> None:
+    def forward(self: Any, x: torch.Tensor) -> torch.Tensor:
+        y = self.conv(x)
+        return self.out(y) * y.new(y).mean((1, 2))[:, None, None]
+
+    model = net(forward, conv=nn.Conv1d(3, 4, 1), out=nn.Conv1d(4, 2, 1))
+    plan = conet_fx.analyze(model, torch.rand(2, 3, 5))
+    assert "it is given a tensor" in (plan.group("conv").frozen or "")
+
+
 def test_parameters_that_are_no_floats_are_kept() -> None:
     """Tables of integers, which no normal distribution gives."""
 
