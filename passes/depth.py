@@ -59,6 +59,7 @@ class Depths:
         self._frozen: list[str | None] = []
         self._notes: list[tuple[str, ...]] = []
         self._blocks: list[int] = []
+        self._divided: list[int] = []
 
     # --- reading --------------------------------------------------------------------------------------------
 
@@ -74,6 +75,7 @@ class Depths:
         self._frozen.append(None)
         self._notes.append(())
         self._blocks.append(1)
+        self._divided.append(1)
         return (Slot(depth),)
 
     def resolve(self, dim: Dim) -> Dim:
@@ -86,7 +88,10 @@ class Depths:
             elif (total := self._sum[part.depth]) is None:
                 out.append(part)
             else:
-                out.extend(self.resolve(_times(total, part.repeat)))
+                factor, parts = part.repeat, Fraction(part.repeat).denominator
+                if len(total) % parts == 0 and len(set(total)) == 1:  # a piece of what is divided in equal ones
+                    factor, total = factor * parts, total[: len(total) // parts]
+                out.extend(self.resolve(_times(total, factor)))
         return tuple(out)
 
     def size(self, dim: Dim, scales: Mapping[int, Fraction] | None = None) -> int:
@@ -250,18 +255,11 @@ class Depths:
         size = self.size(dim)
         bounds = [0, *offsets, size]
         for offset in offsets:
-            dim = self.resolve(dim)
-            start = 0
-            for index, part in enumerate(dim):
-                length = self.size((part,))
-                if start < offset < start + length:
-                    cut = self._cut_part(part, offset - start)
-                    if cut is None:
-                        self.proportion([dim], _beside_fixed(why))
-                        return [self._proportional(dim, b - a) for a, b in itertools.pairwise(bounds)]
-                    dim = (*dim[:index], *cut, *dim[index + 1 :])
-                    break
-                start += length
+            cut = self._cut(dim, offset)
+            if cut is None:
+                self.proportion([dim], _beside_fixed(why))
+                return [self._proportional(dim, b - a) for a, b in itertools.pairwise(bounds)]
+            dim = cut
         return [self._between(dim, a, b) for a, b in itertools.pairwise(bounds)]
 
     def pieces(self, dim: Dim, count: int, why: str) -> list[Dim]:
@@ -281,7 +279,12 @@ class Depths:
         if len(dim) > 1 and not all(isinstance(p, Slot) and p.repeat % count == 0 for p in dim):
             self.proportion([dim], _beside_fixed(why))
             return [self._proportional(dim, size // count)] * count
-        return [self.scale(dim, Fraction(1, count), why)] * count
+        piece = self.scale(dim, Fraction(1, count), why)
+        for part in piece:
+            if isinstance(part, Slot):
+                root, parts = self.root(part.depth), Fraction(part.repeat).denominator
+                self._divided[root] = math.lcm(self._divided[root], parts)
+        return [piece] * count
 
     # --- inside ---------------------------------------------------------------------------------------------
 
@@ -328,10 +331,23 @@ class Depths:
         self._frozen[x] = self._frozen[x] or self._frozen[y]
         self._notes[x] = tuple(dict.fromkeys(self._notes[x] + self._notes[y]))
         self._blocks[x] = math.lcm(self._blocks[x], self._blocks[y])
+        self._divided[x] = math.lcm(self._divided[x], self._divided[y])
 
     def _limit(self, depth: int, steps: int) -> None:
         root = self.root(depth)
         self._steps[root] = math.gcd(self._steps[root], steps)
+
+    def _cut(self, dim: Dim, at: int) -> Dim | None:
+        """``dim`` with a boundary at ``at``, or None where that cannot be."""
+        dim = self.resolve(dim)
+        start = 0
+        for index, part in enumerate(dim):
+            length = self.size((part,))
+            if start < at < start + length:
+                cut = self._cut_part(part, at - start)
+                return None if cut is None else (*dim[:index], *cut, *dim[index + 1 :])
+            start += length
+        return dim
 
     def _cut_part(self, part: Part, at: int) -> Dim | None:
         """``part`` in two, or None where a depth of its class has no whole channel there."""
@@ -339,6 +355,9 @@ class Depths:
             return (at, part - at)
         root = self.root(part.depth)
         fraction = Fraction(at) / self.size((part,))
+        pieces, parts = self._divided[root], Fraction(part.repeat).denominator
+        if (fraction * pieces % 1 == 0 or pieces % parts == 0 < parts - 1) and self._divide(root):
+            return self._cut((part,), at)
         if self._steps[root] * fraction % 1:
             return None
         halves: tuple[list[int], list[int]] = ([], [])
@@ -352,14 +371,34 @@ class Depths:
                 total = (*total, slot)
             self._sum[member] = total
         for half, share in zip(halves, (fraction, 1 - fraction), strict=True):
-            for other in half[1:]:
-                self._merge(half[0], other)
-            new = self.root(half[0])
-            self._steps[new] = int(self._steps[root] * share)
-            self._least[new] = self._least[root]
-            self._frozen[new] = self._frozen[root]
-            self._notes[new] = self._notes[root]
+            self._become(half, root, int(self._steps[root] * share))
         return self.resolve((part,))
+
+    def _become(self, depths: list[int], root: int, steps: int) -> None:
+        """Make new ``depths``, which take the place of those of the class ``root``, a class of so many ``steps``."""
+        for other in depths[1:]:
+            self._merge(depths[0], other)
+        new = self.root(depths[0])
+        self._steps[new] = steps
+        self._least[new] = self._least[root]
+        self._frozen[new] = self._frozen[root]
+        self._notes[new] = self._notes[root]
+
+    def _divide(self, root: int) -> bool:
+        """Let every depth of a class become the sum of the equal :meth:`pieces` that it is divided in already. Returns
+        whether each of them has room for that in a step.
+        """
+        count, steps = self._divided[root], self._steps[root]
+        if any(self._size[member] % (count * steps) for member in self._members[root]):
+            return False
+        pieces: list[int] = []
+        for member in list(self._members[root]):
+            (piece,) = self.new(self._size[member] // count)
+            assert isinstance(piece, Slot)
+            pieces.append(piece.depth)
+            self._sum[member] = (piece,) * count
+        self._become(pieces, root, steps)
+        return True
 
     def _between(self, dim: Dim, start: int, stop: int) -> Dim:
         """The parts of ``dim`` from ``start`` to ``stop``, which lie on boundaries once :meth:`cut` has been there."""

@@ -242,6 +242,38 @@ def test_pieces_of_one_depth() -> None:
     assert depths.steps(only_root(depths, a)) == 4
 
 
+def test_a_cut_between_pieces_of_one_depth() -> None:
+    """The pieces stay as they are, and the cut is where one of them ends."""
+    depths = Depths()
+    a = depths.new(12)
+    piece, *_ = depths.pieces(a, 3, "chunk")
+    left, right = depths.cut(a, [4], "slice")
+    root = only_root(depths, a)
+    assert (depths.size(left), depths.size(right), depths.steps(root)) == (4, 8, 4)
+    depths.tie(piece, left, "meet")
+    depths.tie((*piece, *piece), right, "meet")
+    assert depths.roots(a) == [root] and depths.steps(root) == 4
+
+
+def test_a_cut_within_pieces_of_one_depth() -> None:
+    """Each piece is cut where another one is: the first channels of all pieces are as many."""
+    depths = Depths()
+    a = depths.new(12)
+    piece, *_ = depths.pieces(a, 2, "chunk")
+    depths.cut(a, [6], "slice")
+    first, rest = depths.cut(piece, [2], "slice")
+    assert (depths.share(a, only_root(depths, first)), depths.share(a, only_root(depths, rest))) == (4, 8)
+
+
+def test_a_cut_between_pieces_of_pieces() -> None:
+    depths = Depths()
+    a = depths.new(16)
+    half, *_ = depths.pieces(a, 2, "chunk")
+    depths.pieces(half, 2, "chunk")
+    depths.cut(a, [4], "slice")
+    assert depths.steps(only_root(depths, a)) == 4
+
+
 def test_pieces_on_the_boundaries_of_a_cat() -> None:
     depths = Depths()
     a, b = depths.new(6), depths.new(6)

@@ -39,12 +39,12 @@ MOST_GROWN = 3
 MOST_FOUND = 2000
 
 # what a plan refuses in some spelling (transforms and indices along channels, conditions, numbers up to the count),
-# slices that are as long as two others together, halves that are tied later
-NOT_FOLLOWED = {"along_a_dim", "checked", "created_by_number", "groups_in_the_batch", "reorder_slices"}
+# slices that are as long as two others together
+NOT_FOLLOWED = {"along_a_dim", "checked", "created_by_number", "reorder_slices"}
 EQUAL_PIECES = {
     "attention", "channel_shuffle", "chunk", "computed_halves", "conv_function_of_groups", "dot_product_attention",
-    "every_other", "first_chunk", "fold", "gated", "gated_vector", "group_norm", "grouped_conv", "interleave",
-    "linear_to_map", "maxout", "multihead_attention", "norm_function", "pixel_shuffle", "pixel_unshuffle", "slice_half",
+    "every_other", "first_chunk", "fold", "gated", "gated_vector", "group_norm", "grouped_conv", "groups_in_the_batch",
+    "interleave", "linear_to_map", "maxout", "multihead_attention", "norm_function", "pixel_shuffle", "pixel_unshuffle", "slice_half",
     "split_by_size", "transposed_conv", "unfold",
 }  # fmt: skip
 CONCATENATIONS = {

@@ -319,7 +319,7 @@ def weighted_fusion() -> nn.Module:
     return net(forward, a=conv(3, 6), b=conv(3, 6), w=parameter(2), out=conv(6, 5))
 
 
-@case({"a": (8, 4)})
+@case({"a": (8, 2)})
 def groups_in_the_batch() -> nn.Module:
     """A grouped convolution by folding the groups into the batch: ``g`` reads and writes half of ``a``."""
 

@@ -18,6 +18,18 @@ def chunk() -> nn.Module:
     return net(forward, a=conv(3, 16, 3), b=conv(8, 12, 3), c=conv(8, 12), out=conv(12, 5))
 
 
+@case({"a": (16, 2), "b": (12, 1)})
+def chunk_and_the_same_slices() -> nn.Module:
+    """Halves, and slices at the half of the present size: one number holds both."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.a(x)
+        u, v = y.chunk(2, 1)
+        return self.out(F.relu(self.b(u) + self.b(v) + self.c(torch.cat([y[:, 8:], y[:, :8]], 1))))
+
+    return net(forward, a=conv(3, 16, 3), b=conv(8, 12, 3), c=conv(16, 12, 3), out=conv(12, 5))
+
+
 @case({"a": (15, 3)})
 def chunk_in_three() -> nn.Module:
     def forward(self, x: Tensor) -> Tensor:
