@@ -89,8 +89,9 @@ class Depths:
                 out.append(part)
             else:
                 factor, parts = part.repeat, Fraction(part.repeat).denominator
-                if len(total) % parts == 0 and len(set(total)) == 1:  # a piece of what is divided in equal ones
-                    factor, total = factor * parts, total[: len(total) // parts]
+                if len(set(total)) == 1:  # equal pieces: a part of them is some of them, or it is one
+                    count = len(total) // parts if len(total) % parts == 0 else 1
+                    factor, total = Fraction(factor * len(total), count), total[:count]
                 out.extend(self.resolve(_times(total, factor)))
         return tuple(out)
 
@@ -224,9 +225,11 @@ class Depths:
     # --- cutting and scaling --------------------------------------------------------------------------------
 
     def multiple(self, dim: Dim, q: int, why: str) -> None:
-        """Keep the size of ``dim`` (and of each of its parts, if they are so now) a multiple of ``q``."""
+        """Keep the size of ``dim`` a multiple of ``q``, and of each of its parts if they are so now and can change alone."""
         parts = self.resolve(dim)
-        if all(self.size((part,)) % q == 0 for part in parts):
+        if not self.size(dim) % q and self.in_step(dim):
+            self._limit(self.roots(dim)[0], self.size(dim) // q)
+        elif all(self.size((part,)) % q == 0 for part in parts):
             for part in parts:
                 if isinstance(part, Slot):
                     self._limit(part.depth, self.size((part,)) // q)
@@ -243,7 +246,7 @@ class Depths:
         factor = Fraction(factor)
         self.multiple(dim, factor.denominator, why)
         parts = self.resolve(dim)
-        if all(self.size((part,)) % factor.denominator == 0 for part in parts):
+        if all(self._step(part) % factor.denominator == 0 for part in parts):
             return _times(parts, factor)
         return self._proportional(dim, int(self.size(dim) * factor))
 
@@ -307,6 +310,10 @@ class Depths:
     def in_step(self, dim: Dim) -> bool:
         """True where one class makes up the whole dim, so that all its parts keep their proportion."""
         return len(self.roots(dim)) == 1 and all(isinstance(part, Slot) for part in self.resolve(dim))
+
+    def _step(self, part: Part) -> int:
+        """By how many channels a part can grow; all of them where it cannot."""
+        return part if isinstance(part, int) else self.size((part,)) // self._steps[self.root(part.depth)]
 
     def _even(self, x: Dim, y: Dim) -> bool:
         """True for two runs of one part each, or where one class makes up both: they are always equally long."""
