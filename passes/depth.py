@@ -225,7 +225,7 @@ class Depths:
     # --- cutting and scaling --------------------------------------------------------------------------------
 
     def multiple(self, dim: Dim, q: int, why: str) -> None:
-        """Keep the size of ``dim`` a multiple of ``q``, and of each of its parts if they are so now and can change alone."""
+        """Keep the size of ``dim`` a multiple of ``q``, and each of its parts if they are so now and change apart."""
         parts = self.resolve(dim)
         if not self.size(dim) % q and self.in_step(dim):
             self._limit(self.roots(dim)[0], self.size(dim) // q)

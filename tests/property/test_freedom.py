@@ -44,8 +44,8 @@ NOT_FOLLOWED = {"along_a_dim", "checked", "created_by_number", "reorder_slices"}
 EQUAL_PIECES = {
     "attention", "channel_shuffle", "chunk", "computed_halves", "conv_function_of_groups", "dot_product_attention",
     "every_other", "first_chunk", "fold", "gated", "gated_vector", "group_norm", "grouped_conv", "groups_in_the_batch",
-    "interleave", "linear_to_map", "maxout", "multihead_attention", "norm_function", "pixel_shuffle", "pixel_unshuffle", "slice_half",
-    "split_by_size", "transposed_conv", "unfold",
+    "interleave", "linear_to_map", "maxout", "multihead_attention", "norm_function", "pixel_shuffle",
+    "pixel_unshuffle", "slice_half", "split_by_size", "transposed_conv", "unfold",
 }  # fmt: skip
 CONCATENATIONS = {
     "cat", "cat3", "cat_plus_cat", "cat_vectors", "conv_plus_cat", "nested_cats", "pad_channels", "shared_head",
