@@ -21,11 +21,14 @@ import numpy as np
 import torch
 from torch import fx, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.fx.immutable_collections import immutable_list
 from torch.fx.node import map_aggregate, map_arg
+from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 from torch.utils import _pytree as pytree
 
 from conet_fx.passes.closures import copy_module
+from conet_fx.passes.foreseen import foreseen
 from conet_fx.passes.nodes import attribute, copies, leaves, lies_in_order, submodule, tensors, tensors_of
 
 _META = torch.device("meta")
@@ -86,7 +89,7 @@ class Shapes:
         """What a function, a module, or the method of that name gives on meta tensors."""
         key = _key(target, args, kwargs) if "meta" in self._on else None
         if key is None or key not in self._known:
-            result = _normalised(target, args) if key is not None and not kwargs else None
+            result = foreseen(target, args) if key is not None and not kwargs else None
             if result is None:
                 result = self._result(target, args, kwargs)
             if any(t.device != _META or isinstance(t, FakeTensor) for t in tensors(result)):
@@ -175,23 +178,6 @@ def _caches() -> list[functools._lru_cache_wrapper[Any]]:
     return [each for each in found if str(each.__module__).partition(".")[0] != "torch"]
 
 
-def _normalised(layer: Any, args: tuple[Any, ...]) -> torch.Tensor | None:
-    """What a batch norm of torch gives, which is like what it is given; None where it might refuse that.
-
-    torch computes the statistics of meta tensors in Python, which takes longer than all other layers of a network.
-    """
-    if type(layer) not in _BATCH_NORMS or len(args) != 1 or not isinstance(args[0], torch.Tensor):
-        return None
-    x, channels = args[0], layer.num_features
-    state = [t for t in tensors([*layer._parameters.values(), *layer._buffers.values()]) if t.dim()]
-    fits = x.dim() in _BATCH_NORMS[type(layer)] and x.shape[1] == channels and x.is_contiguous()
-    fits = fits and all(t.shape == (channels,) and t.dtype == x.dtype for t in state)
-    return torch.empty_like(x) if fits and x.numel() > channels else None
-
-
-_BATCH_NORMS: Mapping[type, tuple[int, ...]] = {nn.BatchNorm1d: (2, 3), nn.BatchNorm2d: (4,), nn.BatchNorm3d: (5,)}
-
-
 def _chooses_the_layout(target: Any, args: Any, kwargs: Any) -> bool:
     """Whether a convolution is given what lies in memory in another order, the channels last say: what it gives lies as
     its kernel likes, which meta tensors do not tell.
@@ -260,10 +246,10 @@ def _key(target: str | Callable[..., Any], args: tuple[Any, ...], kwargs: Mappin
 
 
 def _settings(layer: nn.Module) -> tuple[Any, ...] | None:
-    """What the result of a layer of torch.nn depends on beside its arguments."""
-    if not type(layer).__module__.startswith("torch.nn.modules.") or layer._modules:
+    """What the result of a layer of torch or torchvision depends on beside its arguments."""
+    if not type(layer).__module__.startswith(("torch.nn.modules.", "torchvision.ops.")):
         return None
-    settings = []
+    settings: list[Any] = []
     for name, value in vars(layer).items():
         kind = type(value)
         if kind is OrderedDict or kind is dict or kind is set:  # most of what a layer has: empty tables of hooks
@@ -275,8 +261,15 @@ def _settings(layer: nn.Module) -> tuple[Any, ...] | None:
             settings.append((name, tuple(value)))
         elif not name.startswith("_"):  # a function put in its place
             return None
-    state = (*layer._parameters.values(), *layer._buffers.values())
-    return (type(layer), *settings, *map(_signature, state))
+    # no shape depends on the mode (it is among the buffers where one looks for who reads it), errors of norms do
+    in_any_mode = not layer._modules and not isinstance(layer, _NormBase)
+    state = [value for name, value in layer._buffers.items() if not (in_any_mode and name == "training")]
+    for inner in layer._modules.values():
+        if inner is not None:
+            settings.append(_settings(inner))
+            if settings[-1] is None:
+                return None
+    return (type(layer), *settings, *map(_signature, (*layer._parameters.values(), *state)))
 
 
 def _name(target: str | Callable[..., Any], args: tuple[Any, ...]) -> str | Callable[..., Any] | None:
@@ -294,7 +287,7 @@ def _signature(argument: Any) -> Any:
     kind = type(argument)
     if kind in _TENSORS:
         return argument.shape, argument.stride(), argument.dtype
-    if kind is tuple or kind is list:
+    if kind is tuple or kind is list or kind is immutable_list:
         return kind, *map(_signature, argument)
     if kind is slice:
         return kind, *map(_signature, (argument.start, argument.stop, argument.step))
