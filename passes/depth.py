@@ -169,6 +169,10 @@ class Depths:
             uneven = next(((i, j) for i, j in runs if not self._even(a[i], b[j])), None)
             if uneven is None:
                 break
+            left, right = a[uneven[0]], b[uneven[1]]
+            if _circular(left, right):
+                self.proportion([left, right], why)
+                continue
             i, j = uneven[0].start, uneven[1].start
             x, y = self.size((a[i],)), self.size((b[j],))
             longer = a[i] if x > y else b[j]
@@ -435,6 +439,14 @@ class Depths:
 def _beside_fixed(why: str) -> str:
     """Why depths stay that could only change in proportion with channels that cannot."""
     return f"is divided together with channels of a fixed number: {why}"
+
+
+def _circular(x: Dim, y: Dim) -> bool:
+    """True where two runs hold one depth other numbers of times each: to cut it would move the other's boundaries."""
+    if not all(isinstance(part, Slot) for part in (*x, *y)):
+        return False
+    repeats = {part.depth: part.repeat for part in x if isinstance(part, Slot)}
+    return any(repeats.get(part.depth, part.repeat) != part.repeat for part in y if isinstance(part, Slot))
 
 
 def _times(dim: Dim, factor: Number) -> Dim:

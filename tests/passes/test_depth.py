@@ -99,6 +99,15 @@ def test_boundaries_inside_both_sides() -> None:
     assert len(depths.roots((*a, *b))) == 3
 
 
+@pytest.mark.parametrize("size", [4, 5, 6])
+def test_a_depth_that_meets_itself_twice_as_long(size: int) -> None:
+    """A cut would move the boundary that it is made for; what holds is that both are as many."""
+    depths = Depths()
+    a, b = depths.new(size), depths.new(size)
+    depths.tie((*a, *b), depths.scale(b, 2, "depthwise"), "sum")
+    assert depths.steps(only_root(depths, (*a, *b))) == size
+
+
 def test_where_no_cut_is_possible_all_keep_their_proportion() -> None:
     """A quarter step of 12 channels cannot be cut at 4 when only thirds of it are whole."""
     depths = Depths()
