@@ -59,7 +59,9 @@ def _operator(node: fx.Node) -> str:
 
 
 def _holds_tensors(node: fx.Node) -> bool:
-    return node.op == "output" or any(isinstance(leaf, torch.Tensor) for leaf in leaves(node.meta.get("val")))
+    value = node.meta.get("val")
+    held = isinstance(value, torch.Tensor) or any(isinstance(leaf, torch.Tensor) for leaf in leaves(value))
+    return node.op == "output" or held
 
 
 def _twice(node: fx.Node) -> bool:

@@ -173,19 +173,18 @@ class Depths:
             if _circular(left, right):
                 self.proportion([left, right], why)
                 continue
-            i, j = uneven[0].start, uneven[1].start
-            x, y = self.size((a[i],)), self.size((b[j],))
-            longer = a[i] if x > y else b[j]
-            cut = self._cut_part(longer, min(x, y))
+            one, others = (left, right) if self.size(left[:1]) > self.size(right[:1]) else (right, left)
+            ends = itertools.accumulate(self.size((part,)) for part in others)
+            cut = self._cut_part(one[0], [end for end in ends if end < self.size(one[:1])])
             if self._tie_sums:
-                sums.append(longer)
+                sums.append(one[0])
             if cut is None:
                 self.proportion([a, b], why)
                 return
-            if x > y:
-                a = (*a[:i], *cut, *a[i + 1 :])
+            if one is left:
+                a = (*a[: uneven[0].start], *cut, *a[uneven[0].start + 1 :])
             else:
-                b = (*b[:j], *cut, *b[j + 1 :])
+                b = (*b[: uneven[1].start], *cut, *b[uneven[1].start + 1 :])
         for here, there in runs:
             if len(a[here]) == len(b[there]) == 1:
                 self._tie_parts(a[here][0], b[there][0], why)
@@ -355,34 +354,34 @@ class Depths:
         for index, part in enumerate(dim):
             length = self.size((part,))
             if start < at < start + length:
-                cut = self._cut_part(part, at - start)
+                cut = self._cut_part(part, [at - start])
                 return None if cut is None else (*dim[:index], *cut, *dim[index + 1 :])
             start += length
         return dim
 
-    def _cut_part(self, part: Part, at: int) -> Dim | None:
-        """``part`` in two, or None where a depth of its class has no whole channel there."""
+    def _cut_part(self, part: Part, offsets: Sequence[int]) -> Dim | None:
+        """The pieces of ``part``, or None where a depth of its class has no whole channel at one of the offsets."""
         if isinstance(part, int):
-            return (at, part - at)
-        root = self.root(part.depth)
-        fraction = Fraction(at) / self.size((part,))
-        pieces, parts = self._divided[root], Fraction(part.repeat).denominator
-        if (fraction * pieces % 1 == 0 or pieces % parts == 0 < parts - 1) and self._divide(root):
-            return self._cut((part,), at)
-        if self._steps[root] * fraction % 1:
+            return tuple(b - a for a, b in itertools.pairwise([0, *offsets, part]))
+        root, size = self.root(part.depth), self.size((part,))
+        steps, pieces, parts = self._steps[root], self._divided[root], Fraction(part.repeat).denominator
+        if (all(at * pieces % size == 0 for at in offsets) or pieces % parts == 0 < parts - 1) and self._divide(root):
+            cut: Dim | None = (part,)
+            for at in offsets:
+                cut = None if cut is None else self._cut(cut, at)
+            return cut
+        if any(at * steps % size for at in offsets):
             return None
-        halves: tuple[list[int], list[int]] = ([], [])
+        counts = [(b - a) * steps // size for a, b in itertools.pairwise([0, *offsets, size])]
+        classes: list[list[int]] = [[] for _ in counts]
         for member in list(self._members[root]):
-            first = int(self._size[member] * fraction)
-            total: Dim = ()
-            for half, length in zip(halves, (first, self._size[member] - first), strict=True):
-                (slot,) = self.new(length)
+            slots = [self.new(self._size[member] // steps * count) for count in counts]
+            self._sum[member] = tuple(slot for dim in slots for slot in dim)
+            for depths, (slot,) in zip(classes, slots, strict=True):
                 assert isinstance(slot, Slot)
-                half.append(slot.depth)
-                total = (*total, slot)
-            self._sum[member] = total
-        for half, share in zip(halves, (fraction, 1 - fraction), strict=True):
-            self._become(half, root, int(self._steps[root] * share))
+                depths.append(slot.depth)
+        for depths, count in zip(classes, counts, strict=True):
+            self._become(depths, root, count)
         return self.resolve((part,))
 
     def _become(self, depths: list[int], root: int, steps: int) -> None:
