@@ -100,9 +100,7 @@ class Shapes:
         return self._known[key]
 
     def _result(self, target: str | Callable[..., Any], args: Any, kwargs: Any) -> Any:
-        foreign = isinstance(target, nn.Module) and not all(
-            type(part).__module__.startswith("torch.nn.modules.") for part in target.modules()
-        )
+        foreign = isinstance(target, nn.Module) and not all(map(_is_known, target.modules()))
         if foreign:
             assert isinstance(target, nn.Module)
             original, target = target, _twin(target)
@@ -245,9 +243,14 @@ def _key(target: str | Callable[..., Any], args: tuple[Any, ...], kwargs: Mappin
     return key
 
 
+def _is_known(layer: nn.Module) -> bool:
+    """True for a layer of torch or torchvision, which keeps nothing of what it computes."""
+    return type(layer).__module__.startswith(("torch.nn.modules.", "torchvision.ops."))
+
+
 def _settings(layer: nn.Module) -> tuple[Any, ...] | None:
     """What the result of a layer of torch or torchvision depends on beside its arguments."""
-    if not type(layer).__module__.startswith(("torch.nn.modules.", "torchvision.ops.")):
+    if not _is_known(layer):
         return None
     settings: list[Any] = []
     for name, value in vars(layer).items():
