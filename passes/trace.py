@@ -127,4 +127,4 @@ def _with_parts(model: nn.Module, graph: fx.Graph, constants: Mapping[str, Any])
     for path in parts:
         if hasattr(fx.GraphModule, str(path).partition(".")[0]):
             raise TraceError(f"{path!r} cannot be in a torch.fx.GraphModule, which has such an attribute: rename it")
-    return graph_module_of(parts, graph, model)
+    return graph_module_of(parts, graph, model, late=True)

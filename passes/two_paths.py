@@ -10,6 +10,7 @@ from torch.fx.graph import PythonCode
 from torch.fx.graph_module import _forward_from_src
 
 from conet_fx.passes.join import join_paths
+from conet_fx.passes.late import Late
 from conet_fx.passes.nodes import attribute
 from conet_fx.passes.paths import MODES, Mode, has_two_paths, path_of
 from conet_fx.passes.reload import Reload
@@ -63,13 +64,20 @@ def _call(names: list[str]) -> str:
     return ", ".join(given)
 
 
-def graph_module_of(parts: Mapping[str, Any], graph: fx.Graph, *like: nn.Module) -> fx.GraphModule:
-    """A GraphModule of ``graph`` with ``parts`` at their paths; modes and buffer persistence as in ``like``."""
+class _LateTwoPaths(Late, TwoPaths):
+    """Both."""
+
+
+def graph_module_of(parts: Mapping[str, Any], graph: fx.Graph, *like: nn.Module, late: bool = False) -> fx.GraphModule:
+    """A GraphModule of ``graph`` with ``parts`` at their paths; modes and buffer persistence as in ``like``. ``late``:
+    its code is written when it is first asked for.
+    """
     graph._tracer_cls = Reload
     for node in graph.nodes:
         if isinstance(node.type, str):
             node.type = None  # a postponed annotation, whose name means nothing here (torch 2.9 cannot pickle it)
-    cls = TwoPaths if has_two_paths(graph) else fx.GraphModule
+    plain, two = (Late, _LateTwoPaths) if late else (fx.GraphModule, TwoPaths)
+    cls = two if has_two_paths(graph) else plain
     graph_module = cls(dict(parts), graph, class_name=type(like[0]).__name__)
     modules = {path: module for each in reversed(like) for path, module in each.named_modules()}
     for path, module in graph_module.named_modules():
