@@ -465,6 +465,11 @@ class Recorder(fx.Tracer):
         """The value of a node that was just recorded."""
         if node.op == "placeholder":
             return map_aggregate(self.call[str(node.target)], to_meta)
+        if node.op == "call_method" and node.target in _OTHER_STORAGE:
+            raise TraceError(
+                f"{source(node)} gives a tensor another storage or size in place, which no graph shows to those who "
+                "hold it: make a new tensor, or put this part into a module of its own, which is one call"
+            )
         if node.op == "call_method" and node.target in RESHAPE_IN_PLACE:
             self._instead[node.args[0]] = node  # type: ignore[index]
         self.running = True
@@ -645,6 +650,7 @@ def _hint(node: fx.Node, error: Exception) -> str:
 
 
 _BACKWARD = {"backward", torch.autograd.grad, torch.autograd.backward}
+_OTHER_STORAGE = {"set_", "resize_", "resize_as_"}
 _NEED_DATA = {"item", "tolist", "numpy"}
 
 

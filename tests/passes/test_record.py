@@ -16,6 +16,7 @@ from torch.utils.checkpoint import checkpoint
 import conet_fx
 from conet_fx.errors import ConstraintError, ResizeError, TraceError
 from conet_fx.passes.shapes import Shapes
+from conet_fx.passes.trace import trace
 from conet_fx.probe import probed_layers
 from tests.passes.battery import check_everything, gradients, outputs
 from tests.passes.cases import conv, net
@@ -594,3 +595,21 @@ def test_code_that_tries_what_needs_data_is_refused() -> None:
 
     with pytest.raises(TraceError, match="depends on the data in a tensor"):
         conet_fx.analyze(net(forward, a=conv(3, 4), out=conv(4, 5)), IMAGE)
+
+
+@pytest.mark.parametrize("change", ["set_", "resize_"])
+def test_other_storage_is_in_no_graph(change: str) -> None:
+    """As reversible networks free what they can compute again: the values before keep their shape."""
+
+    def forward(self: Any, x: Tensor) -> Tensor:
+        y = self.a(x)
+        z = self.b(y)
+        y.data.set_() if change == "set_" else y.data.resize_(0)
+        return z
+
+    inner = net(forward, a=conv(3, 4), b=conv(4, 6))
+    with pytest.raises(TraceError, match=rf"{change} at .*another storage or size"):
+        trace(inner, IMAGE)
+    outer = nn.Sequential(conv(3, 3), inner, conv(6, 5), conv(5, 2))
+    plan = conet_fx.analyze(outer, IMAGE)
+    assert [group.name for group in plan.free] == ["2"]
