@@ -280,17 +280,32 @@ class Call:
 
         A literal is updated on a resize; a number that the graph computes from sizes follows by itself and is tied.
         """
-        given = self._arguments[name]
-        computed = isinstance(given, fx.Node)  # by the graph: y.shape[0], or a whole list of such
-        for step in index:
-            given = self.value(given) if isinstance(given, fx.Node) else given
-            given = getattr(given, step) if isinstance(step, str) else given[step]
-            computed |= isinstance(given, fx.Node)
-        given = self.value(given)
+        given, computed = self._given(name, *index)
         if isinstance(given, Int) and (computed or not is_fixed(given.dim)):
             self.tie(dim, given.dim)
         elif not is_fixed(dim) or (isinstance(given, Int) and self.size(given.dim) != self.size(dim)):
             self.facts.literals.append(ChannelCount(self.node.name, (*self._paths[name], *index), dim))
+
+    def length(self, name: str, *index: str | int) -> Dim:
+        """A dim of the length that the argument (or its item at ``index``) asks for: what the graph computed it from,
+        a depth of its own where it is a literal, which may follow whatever it meets.
+        """
+        given, computed = self._given(name, *index)
+        if not isinstance(given, Int):
+            raise NoRule("its length is not an integer")
+        if computed or not is_fixed(given.dim) or (size := self.size(given.dim)) <= 1:
+            return given.dim
+        return self.depths.new(size)
+
+    def _given(self, name: str, *index: str | int) -> tuple[Any, bool]:
+        """The value of an argument (or of its item at ``index``), and whether the graph computes it."""
+        given = self._arguments[name]
+        computed = isinstance(given, fx.Node)  # y.shape[0], or a whole list of such
+        for step in index:
+            given = self.value(given) if isinstance(given, fx.Node) else given
+            given = getattr(given, step) if isinstance(step, str) else given[step]
+            computed |= isinstance(given, fx.Node)
+        return self.value(given), computed
 
     def integers(self, name: str) -> list[Value]:
         """What is known of each integer in a list argument, also where the graph holds the whole list (``y.shape``)."""

@@ -215,6 +215,7 @@ class Reshape(Rule):
     ) -> int | None:
         given = self._given(call)
         symbolic = [o for o in outputs if isinstance(value := given.get(o), Int) and not is_fixed(value.dim)]
+        symbolic = [o for o in symbolic if call.depths.moves(given[o].dim)] or symbolic
         if symbolic:
             return symbolic[0] if len(symbolic) == 1 else None
         after = {o: product(shape[o + 1 : outputs[-1] + 1]) for o in outputs}
@@ -341,7 +342,7 @@ class Expand(Rule):
                 dim = own
             else:
                 call.freeze(own, because="broadcasts one channel")
-                dim = wanted.dim if not is_fixed(wanted.dim) else call.depths.new(length)
+                dim = call.length("sizes", axis)
             if wanted != _INFERRED:
                 call.rewrite("sizes", dim, axis)
             out.append(dim)
@@ -363,8 +364,8 @@ class Create(Rule):
 
     def depth(self, call: Call) -> Value:
         dims: list[Dim] = []
-        for axis, (length, given) in enumerate(zip(call.shape, call.integers("sizes"), strict=True)):
-            dims.append(call.depths.new(length) if is_fixed(given.dim) and length > 1 else given.dim)
+        for axis in range(len(call.shape)):
+            dims.append(call.length("sizes", axis))
             call.rewrite("sizes", dims[-1], axis)
         return Tensor(tuple(dims))
 
@@ -424,7 +425,7 @@ class Tile(Rule):
                     raise NoRule("as many copies of the channels as there are channels")
                 out.append(own * times)
             elif call.size(own) == 1 < times:
-                out.append(call.depths.new(times) if is_fixed(count.dim) else count.dim)
+                out.append(call.length("sizes", axis))
                 call.rewrite("sizes", out[-1], axis)
             else:
                 out.append(call.depths.scale(count.dim, call.size(own), call.why))

@@ -104,6 +104,31 @@ def test_a_number_that_the_graph_computes_is_not_spelled_out(spelling: str) -> N
     assert plan.resize({"conv": 6})(x).shape == (3, 6, 2)
 
 
+LENGTHS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "new_zeros": lambda y: y.new_zeros(y.shape),
+    "zeros": lambda y: torch.zeros(*y.shape),
+    "new": lambda y: y.new(y.shape).zero_(),
+    "expand": lambda y: torch.zeros(1, 1, 1, 1).expand(y.shape),
+    "repeat": lambda y: torch.zeros(1, 1, 1, 1).repeat(y.shape),
+    "literals": lambda y: y.new_zeros(2, 4, 5, 5),
+}
+
+
+@pytest.mark.parametrize("spelling", LENGTHS)
+def test_lengths_given_for_other_dims_do_not_compete_with_the_channels(spelling: str) -> None:
+    """The samples and the space of a tensor made by its lengths never change, so a view need not choose."""
+
+    def forward(self: Any, x: torch.Tensor) -> torch.Tensor:
+        y = self.conv(x)
+        z = y + LENGTHS[spelling](y)
+        return self.out(z.reshape(-1, 1, *y.shape[2:]).relu().view(z.shape))
+
+    model = net(forward, conv=nn.Conv2d(3, 4, 3, padding=1), out=nn.Conv2d(4, 2, 1))
+    plan = conet_fx.analyze(model, torch.rand(2, 3, 5, 5))
+    assert [group.name for group in plan.free] == ["conv"], plan.explain()
+    assert plan.resize({"conv": 7})(torch.rand(2, 3, 5, 5)).shape == (2, 2, 5, 5)
+
+
 def test_the_constructor_of_old_code_takes_a_size_or_data() -> None:
     """``x.new(x.size())`` of variational autoencoders, from before torch 0.4; ``x.new([2.0])`` holds a 2."""
 
