@@ -140,7 +140,8 @@ class GetItem(Rule):
         dims = list(call.dims())
         out: list[Dim] = []
         axis = 0
-        tensors: list[int] = []
+        picked: list[torch.Size] = []  # shapes of index tensors, which broadcast
+        at: list[int] = []  # where each of them stands among the dims that are left
         for position, item in enumerate(items):
             where: tuple[int, ...] = (position,) if paths else ()
             if item is None:
@@ -152,15 +153,18 @@ class GetItem(Rule):
             elif isinstance(item, slice):
                 out.append(self._slice(call, dims[axis], item, where))
                 axis += 1
-            elif isinstance(call.concrete(item), torch.Tensor) or isinstance(item, (list, bool)):
+            elif isinstance(call.concrete(item), torch.Tensor) or isinstance(item, (list, tuple, bool)):
                 call.freeze(dims[axis], because="picks channels by an index tensor")
-                tensors.append(len(out))
-                out += [(n,) for n in torch.as_tensor(call.concrete(item)).shape] if not tensors[1:] else []
+                picked.append(torch.as_tensor(call.concrete(item)).shape)
+                at.append(len(out))
                 axis += 1
             else:
                 call.freeze(dims[axis], because="takes one channel by its number")
                 axis += 1
         out += dims[axis:]
+        if at:  # with slices between them the dims of index tensors come first
+            first = at[0] if at[0] == at[-1] else 0
+            out[first:first] = [(n,) for n in torch.broadcast_shapes(*picked)]  # type: ignore[no-untyped-call]
         if len(out) != len(shape) or any(call.size(d) != n for d, n in zip(out, shape, strict=True)):
             raise NoRule("this way of indexing")
         return tuple(out)

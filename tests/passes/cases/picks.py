@@ -143,3 +143,20 @@ def assigned_by_index() -> nn.Module:
         return self.out(y)
 
     return net(forward, a=conv(3, 8), out=conv(8, 5))
+
+
+@case({"a": (6, 1)})
+def index_tensors_at_several_dims() -> nn.Module:
+    """Dims of index tensors stay where they are side by side, and come first where a slice is between them."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.a(x)[..., (1, 0, 2, 3)]
+        rows, columns = torch.tensor([0, 3, 5, 1, 7, 2]), torch.tensor([1, 0, 3, 3, 2, 0])
+        side_by_side = y[:, :, rows[:3, None], columns[3:]]
+        one_of_each = y[:, None, :, 0, columns].squeeze(1)
+        apart = y.permute(1, 2, 0, 3)[:, rows, :, columns]  # as many as there are channels
+        return self.out(
+            (side_by_side.sum(3) + one_of_each[:, :, :3]).unsqueeze(3) + apart.permute(2, 1, 0)[..., None].mean(2, True)
+        )
+
+    return net(forward, a=conv(3, 6), out=conv(6, 5))
