@@ -49,6 +49,12 @@ class Proxy(fx.Proxy):
     def __round__(self, digits: int | None = None) -> Any:
         return round(self._read("round()"), digits)
 
+    def __divmod__(self, other: Any) -> Any:
+        return self // other, self % other
+
+    def __rdivmod__(self, other: Any) -> Any:
+        return other // self, other % self
+
     def __add__(self, other: Any) -> Any:
         if isinstance(self.node.meta["val"], tuple):  # x.shape[:-1] + (heads, 64): items, as [*x.shape[:-1], 64] has
             return (*self, *other)

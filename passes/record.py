@@ -46,6 +46,7 @@ from conet_fx.passes.nodes import (
 )
 from conet_fx.passes.patches import (
     compiled_functions_looked_into,
+    constants_that_take_proxies,
     einops_that_takes_proxies,
     followed_autograd_functions,
     functional_that_does_not_dispatch,
@@ -140,6 +141,7 @@ class Recorder(fx.Tracer):
                 torch.enable_grad(),
                 functions_that_take_proxies(),
                 variables_that_take_proxies(),
+                constants_that_take_proxies(),
                 compiled_functions_looked_into(),
                 random_numbers_drawn_anew(self._draw, lambda: self.running),
                 isinstance_that_sees_values(root),

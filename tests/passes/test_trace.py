@@ -258,6 +258,37 @@ def test_tensors_of_computed_sizes_follow_the_batch() -> None:
     same_outputs(traced, model, torch.randn(5, 3, 6, 6))
 
 
+OF_CONSTANTS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "expand": lambda c, x: c.expand(x.shape[0], 3, -1, -1),
+    "new_zeros": lambda c, x: c.new_zeros(x.shape[0], 3, 1, 1),
+    "new_ones": lambda c, x: c.new_ones(x.shape[0], 1, x.shape[2], 1),
+    "new_empty": lambda c, x: c.new_empty(x.shape[0], 3, 1, 1).fill_(0.5),
+    "new": lambda c, x: c.new(x.shape[0], 3, 1, 1).fill_(0.5),
+    "roll": lambda c, x: c.roll(x.shape[2] // 2, 2),
+    "torch.roll": lambda c, x: torch.roll(c, shifts=x.shape[2] // 2, dims=2),
+    "split": lambda c, x: c.split(x.shape[1], 2)[1][:, :, :1],
+    "torch.split": lambda c, x: torch.split(c, x.shape[1], 2)[1][:, :, :1],
+    "interpolate": lambda c, x: F.interpolate(c, size=x.shape[2:]),
+    "interpolate to a tuple": lambda c, x: F.interpolate(c, (x.shape[2], x.shape[3])),
+    "divmod": lambda c, x: c[:, :, sum(divmod(x.shape[2], 5)) :][:, :, :1] * divmod(9, x.shape[3])[0],
+}
+
+
+@pytest.mark.parametrize("use", OF_CONSTANTS)
+def test_numbers_of_the_graph_are_given_to_constants(use: str) -> None:
+    """Tables that are no buffers: where no tensor is a value of the graph, torch itself asks for numbers of Python."""
+
+    def forward(self: Any, x: Tensor) -> Tensor:
+        return self.a(x + OF_CONSTANTS[use](self.table, x))
+
+    model = net(forward, a=conv(3, 4), table=torch.rand(1, 1, 8, 1))
+    methods = dict(vars(torch.Tensor))
+    traced = trace(model, IMAGE)
+    same_outputs(traced, model, IMAGE)
+    same_outputs(traced, model, torch.randn(5, 3, 8, 8))
+    assert dict(vars(torch.Tensor)) == methods
+
+
 class Double(torch.autograd.Function):
     """As one whose forward is a kernel in another language: it takes tensors and nothing else."""
 
