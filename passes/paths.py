@@ -12,6 +12,8 @@ from typing import Any, Literal
 from torch import fx
 from torch.fx.node import map_arg
 
+from conet_fx.passes.names import spell_out
+
 ONLY_IN = "only_in"  # key in the meta of nodes
 Mode = Literal["train", "eval"]
 MODES: tuple[Mode, ...] = ("train", "eval")
@@ -55,4 +57,4 @@ def path_of(graph: fx.Graph, mode: Mode) -> fx.Graph:
     for node in path.find_nodes(op="get_attr", target="training"):
         if not node.users:
             path.erase_node(node)
-    return path
+    return spell_out(path)

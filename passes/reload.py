@@ -14,6 +14,7 @@ from typing import Any
 from torch import fx, nn
 
 from conet_fx.passes import custom
+from conet_fx.passes.names import spell_out
 from conet_fx.passes.patches import functions_that_take_proxies
 from conet_fx.passes.randomness import random_numbers_drawn_anew
 
@@ -39,7 +40,7 @@ class Reload(fx.Tracer):
                 functions_that_take_proxies(),
                 random_numbers_drawn_anew(self._draw, lambda: False),
             ):
-                return super().trace(root, concrete_args)
+                return spell_out(super().trace(root, concrete_args))
         finally:
             root.__dict__["training"] = root._buffers.pop("training")
 

@@ -23,6 +23,7 @@ from conet_fx.passes.functions import without_insides
 from conet_fx.passes.info import KEY, annotate
 from conet_fx.passes.inherit import inherit, kept_channels, tensor_path, warn_of_lost_channels
 from conet_fx.passes.islands import Pieces
+from conet_fx.passes.names import spell_out
 from conet_fx.passes.nodes import attribute, computed_by_hooks, copies, memory_format, submodule
 from conet_fx.passes.nodes import source as line_of
 from conet_fx.passes.numerals import make_plain
@@ -189,7 +190,7 @@ def copied(graph: fx.Graph) -> fx.Graph:
         copies[node] = new.node_copy(node, lambda n: copies[n])
         if copies[node].name != node.name:
             raise AssertionError(f"node {node.name} was renamed to {copies[node].name}")
-    return new
+    return spell_out(new)
 
 
 def _put(node: fx.Node, path: Path, number: int) -> None:

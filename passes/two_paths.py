@@ -11,6 +11,7 @@ from torch.fx.graph_module import _forward_from_src
 
 from conet_fx.passes.join import join_paths
 from conet_fx.passes.late import Late
+from conet_fx.passes.names import spell_out
 from conet_fx.passes.nodes import attribute
 from conet_fx.passes.paths import MODES, Mode, has_two_paths, path_of
 from conet_fx.passes.reload import Reload
@@ -78,7 +79,7 @@ def graph_module_of(parts: Mapping[str, Any], graph: fx.Graph, *like: nn.Module,
             node.type = None  # a postponed annotation, whose name means nothing here (torch 2.9 cannot pickle it)
     plain, two = (Late, _LateTwoPaths) if late else (fx.GraphModule, TwoPaths)
     cls = two if has_two_paths(graph) else plain
-    graph_module = cls(dict(parts), graph, class_name=type(like[0]).__name__)
+    graph_module = cls(dict(parts), spell_out(graph), class_name=type(like[0]).__name__)
     modules = {path: module for each in reversed(like) for path, module in each.named_modules()}
     for path, module in graph_module.named_modules():
         twin = modules.get(path)

@@ -16,6 +16,7 @@ from torch.fx import Graph, GraphModule, Node
 from torch.nn.utils import parametrizations
 
 from conet_fx.errors import RecipeError
+from conet_fx.passes.names import spell_out
 from conet_fx.passes.nodes import attribute
 from conet_fx.passes.paths import ONLY_IN, by_mode
 from conet_fx.passes.reload import Reload
@@ -46,7 +47,7 @@ def build(recipe: Recipe) -> GraphModule:
         _build_tensors(root, recipe, leaves)
         _check_groups(root, recipe)
         if recipe.has_graph:
-            root.graph = _build_graph(recipe, leaves.keys())
+            root.graph = spell_out(_build_graph(recipe, leaves.keys()))
     except RecipeError:
         raise
     except Exception as error:  # whatever torch has against the wishes of an unknown file

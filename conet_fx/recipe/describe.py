@@ -15,6 +15,7 @@ from torch.nn.utils import parametrizations, parametrize
 from conet_fx.errors import RecipeError
 from conet_fx.passes.functions import Applied
 from conet_fx.passes.inputs import Arguments
+from conet_fx.passes.names import SpelledOut
 from conet_fx.passes.nodes import plain_subclass, without_classes
 from conet_fx.passes.paths import ONLY_IN
 from conet_fx.recipe.build import construct, constructor, named_tensors, plain_attributes, signature
@@ -43,7 +44,7 @@ def describe(
         RecipeError: something else in it cannot be written as data.
     """
     graph = module.graph if isinstance(module, GraphModule) and with_graph else Graph()
-    if type(graph._codegen) is not CodeGen:
+    if type(graph._codegen) not in (CodeGen, SpelledOut):
         raise CodeError(
             f"the graph's signature is made by {type(graph._codegen).__name__}, which a recipe cannot "
             "keep; trace the model without concrete_args"

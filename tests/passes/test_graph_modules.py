@@ -123,7 +123,23 @@ class Assigned(nn.Module):
         return self.head(self.b(x))
 
 
-NETS: Sequence[Callable[[], nn.Module]] = (Residual, Views, Flags, Attention, Assigned)
+class Keywords(nn.Module):
+    """Names of modules and parameters that Python does not take for attributes, and a path for each mode."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleDict({"in": conv(3, 8, 3), "class": conv(8, 6), "1x1": conv(6, 6)})
+        self.scales = nn.ParameterDict({"lambda": torch.rand(6, 1, 1)})
+        self.head = conv(6, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.layers["in"](x)
+        if self.training:
+            x = x + torch.randn_like(x)
+        return self.head(self.layers["1x1"](self.layers["class"](x).relu() * self.scales["lambda"]))
+
+
+NETS: Sequence[Callable[[], nn.Module]] = (Residual, Views, Flags, Attention, Assigned, Keywords)
 
 
 @pytest.fixture(params=NETS, ids=lambda build: build.__name__)
@@ -235,6 +251,10 @@ def test_compile(resized: fx.GraphModule, backend: str) -> None:
 def test_export(resized: fx.GraphModule, strict: bool) -> None:
     torch.compiler.reset()
     resized.eval()
+    if type(resized).__name__ == "Keywords":
+        with pytest.raises(SyntaxError):  # of torch's own graph, as for the network before it was resized
+            torch.export.export(Keywords().eval(), (IMAGE,), strict=strict).module()
+        return
     program = torch.export.export(resized, (IMAGE,), strict=strict)
     assert torch.allclose(program.module()(IMAGE), resized(IMAGE), atol=1e-5)
     assert set(program.state_dict) >= set(resized.state_dict())

@@ -180,7 +180,7 @@ def test_the_catalogue(case: Case) -> None:
     plan = conet_fx.analyze(model, case.inputs(), **case.options)
     try:
         traced = fx.symbolic_trace(model)
-    except (fx.proxy.TraceError, TypeError, ValueError, RuntimeError) as error:
+    except (fx.proxy.TraceError, TypeError, ValueError, RuntimeError, SyntaxError) as error:
         pytest.skip(f"torch's own tracer cannot follow it: {error}")
     PropagatePass(case.inputs(), **case.options)(traced)
     found = {g.name: (g.size, g.quantum) for g in groups_of(traced) if g.frozen is None}

@@ -225,3 +225,14 @@ def auxiliary_statistics() -> nn.Module:
         return self.out(torch.cat([x.mean((2, 3)), x.std((2, 3)), x.flatten(2).max(2)[0]], 1))
 
     return net(forward, a=conv(3, 6), b=conv(6, 4), out=nn.Linear(12, 5))
+
+
+@case({"layers.in": (8, 1), "layers.1x1": (6, 1)})
+def names_that_are_no_attributes() -> nn.Module:
+    """Keys of a ModuleDict may be keywords of Python, and need not be identifiers."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(self.layers["1x1"](self.layers["class"](self.layers["in"](x))))
+
+    layers = nn.ModuleDict({"in": conv(3, 8, 3), "class": nn.BatchNorm2d(8), "1x1": conv(8, 6)})
+    return net(forward, layers=layers, out=conv(6, 5))
