@@ -60,13 +60,19 @@ def family(pieces: set[str]) -> list[str]:
     return [name for name in OPERATORS if name not in NOT_FOLLOWED.union(*FAMILIES) - pieces]
 
 
-def is_width(option: str, operand_has_grown: bool) -> bool:
-    """Whether an option is a number of channels that a resize may change.
+def is_width(option: str, cut_may_move: bool) -> bool:
+    """Whether an option is a number of channels that a resize may change."""
+    return option.startswith(("width", "channels")) or (option in ("first", "at") and cut_may_move)
 
-    A cut may move where the channels that it cuts change. (It could move in the network's input too, but
-    there is no layer whose channels these would be, and no group.)
-    """
-    return option.startswith(("width", "channels")) or (option in ("first", "at") and operand_has_grown)
+
+def holding_the_input(program: Program) -> set[int]:
+    """The values that may hold channels of the network's input."""
+    held = {0}
+    for statement in program.statements:
+        layers = any(name.startswith("width") for name in OPERATORS[statement.operator].options)
+        if not layers and held.intersection(statement.operands):
+            held.update(statement.results)
+    return held
 
 
 class Oracle:
@@ -74,6 +80,7 @@ class Oracle:
 
     def __init__(self, program: Program) -> None:
         self.program = program
+        self.holding_the_input = holding_the_input(program)
         self.known: dict[tuple[int, tuple[Shape, ...], tuple[object, ...]], list[Shape] | None] = {}
 
     def assignments(self) -> Iterator[tuple[tuple[object, ...], ...]]:
@@ -107,9 +114,12 @@ class Oracle:
 
     def _options(self, index: int, operand: Shape, left: int) -> Iterator[tuple[object, ...]]:
         statement = self.program.statements[index]
-        has_grown = operand != self.program.shapes[statement.operands[0]]
+        # A cut moves with the channels that it cuts. In those of the network's input it could move, too, but there is
+        # no layer whose channels these would be, and no group.
+        first = statement.operands[0]
+        cut_may_move = operand != self.program.shapes[first] and first not in self.holding_the_input
         names = OPERATORS[statement.operator].options
-        growths = [GROWTH if is_width(name, has_grown) else (0,) for name in names]
+        growths = [GROWTH if is_width(name, cut_may_move) else (0,) for name in names]
         for growth in itertools.product(*growths):
             if sum(map(bool, growth)) <= left:
                 yield tuple(
