@@ -602,9 +602,12 @@ _REAL = torch.empty(0)
 _NUMPY = ". numpy has no symbolic sizes: where it is given one of a tensor, give it int(x.shape[2])"
 _TRANSFORM = ". What torch.func transforms is in no graph: put this part into a module of its own, which is one call"
 _CONSTRUCTOR = ". A constructor of a tensor type cannot be given a size of the graph: call torch.empty(n) in its place"
+_ONLY_INT = ". torch takes an int alone there: give it int(x.shape[2])"
+_REPLACED = ". No optimiser has a parameter that the forward makes: compute with that of __init__, and assign none"
 _ADVICE = {
     **{"ufunc": _NUMPY, "np.ndarray": _NUMPY, "vmap(": _TRANSFORM, "transform API": _TRANSFORM},
     "new() received an invalid combination": _CONSTRUCTOR,
+    **{"PyList_Check": _ONLY_INT, "as parameter": _REPLACED},
 }
 _COUNTS = frozenset((int, float))
 _NUMBERS = frozenset((int, float, bool, str, type(None)))

@@ -175,6 +175,7 @@ def test_a_number_from_data_is_an_error(ask: Callable[[Any], Any]) -> None:
         (lambda x: torch.vmap(lambda image: image / image.amax())(x), "put this part into a module of its own"),
         (lambda x: torch.func.grad(lambda y: (y**2).sum())(x), "put this part into a module of its own"),
         (lambda x: torch.FloatTensor(x.size(0), 1, 1, 1).uniform_(), r"call torch\.empty\(n\) in its place"),
+        (lambda x: torch.ones(1, 1, 8, 8).sum(x.shape[0]), r"give it int\(x\.shape\[2\]\)"),
     ],
 )
 def test_what_takes_no_symbolic_values_says_what_to_do(compute: Callable[[Any], Any], advice: str) -> None:
@@ -256,6 +257,15 @@ def test_tensors_of_computed_sizes_follow_the_batch() -> None:
     traced = trace(model, IMAGE)
     assert torch.zeros is zeros
     same_outputs(traced, model, torch.randn(5, 3, 6, 6))
+
+
+def test_a_parameter_that_the_forward_replaces_is_refused_with_advice() -> None:
+    def forward(self: Any, x: Tensor) -> Tensor:
+        self.scale = nn.Parameter(self.scale.softmax(0))
+        return self.a(x) * self.scale
+
+    with pytest.raises(TraceError, match="No optimiser has a parameter that the forward makes"):
+        trace(net(forward, a=conv(3, 4), scale=nn.Parameter(torch.rand(4, 1, 1))), IMAGE)
 
 
 OF_CONSTANTS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
