@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import inspect
 import sys
 import types
@@ -109,34 +108,29 @@ def constants_that_take_proxies() -> Iterator[None]:
     torch asks for an ``int``: ``torch.eye(3).expand(x.shape[0], -1, -1)``.
     """
 
-    def taking_numbers(kind: str, target: Any, original: Callable[..., Any]) -> Callable[..., Any]:
-        @functools.wraps(original)
-        def call(self: Any, *args: Any, **options: Any) -> Any:
-            given = () if isinstance(self, fx.Proxy) else leaves((args, options))
-            number = next((a for a in given if isinstance(a, fx.Proxy)), None)
-            if number is None:
-                return original(self, *args, **options)
-            return number.tracer.create_proxy(kind, target, (self, *args), options)
+    def dispatched(original: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **options: Any) -> Any:
+            proxy = next((a for a in leaves((args, options)) if isinstance(a, fx.Proxy)), None)
+            if proxy is None:
+                return original(*args, **options)
+            return type(proxy).__torch_function__(original, (), args, options)
 
         return call
 
+    torch.overrides.is_tensor_method_or_property(torch.Tensor.expand)  # lists all methods when it is first called
     methods = ("expand", "new", "new_empty", "new_ones", "new_zeros", "roll", "split")
-    functions = ((torch, "roll"), (torch, "split"), (F, "interpolate"))
+    places = [*((torch.Tensor, name) for name in methods), (torch, "roll"), (torch, "split"), (F, "interpolate")]
     inherited = [name for name in methods if name not in vars(torch.Tensor)]
-    own = [(torch.Tensor, name) for name in methods if name in vars(torch.Tensor)]
-    originals = [(place, name, getattr(place, name)) for place, name in (*own, *functions)]
+    originals = [(place, name, getattr(place, name)) for place, name in places]
     try:
-        for name in inherited:
-            setattr(torch.Tensor, name, taking_numbers("call_method", name, getattr(torch.Tensor, name)))
         for place, name, original in originals:
-            kind, target = ("call_method", name) if place is torch.Tensor else ("call_function", original)
-            setattr(place, name, taking_numbers(kind, target, original))
+            setattr(place, name, dispatched(original))
         yield
     finally:
-        for name in inherited:
-            delattr(torch.Tensor, name)
         for place, name, original in originals:
             setattr(place, name, original)
+        for name in inherited:
+            delattr(torch.Tensor, name)
 
 
 @contextlib.contextmanager
