@@ -7,7 +7,7 @@ import inspect
 import sys
 import types
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -172,6 +172,27 @@ def compiled_functions_looked_into() -> Iterator[None]:
             yield
     finally:
         scripted.__call__ = original
+
+
+@contextlib.contextmanager
+def flags_that_are_set(note: Callable[[nn.Module], None]) -> Iterator[None]:
+    """Let code set ``self.training``, or call ``eval()`` of a part, where the tracer keeps the flags among the buffers.
+    ``note`` hears of whose flag that is.
+    """
+    original = nn.Module.__setattr__
+
+    def call(self: nn.Module, name: str, value: Any) -> None:
+        if name == "training" and name in self._buffers:
+            note(self)
+            self._buffers[name] = cast(Any, bool(value))
+        else:
+            original(self, name, value)
+
+    nn.Module.__setattr__ = call  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        nn.Module.__setattr__ = original  # type: ignore[method-assign]
 
 
 @contextlib.contextmanager

@@ -48,6 +48,7 @@ from conet_fx.passes.patches import (
     compiled_functions_looked_into,
     constants_that_take_proxies,
     einops_that_takes_proxies,
+    flags_that_are_set,
     followed_autograd_functions,
     functional_that_does_not_dispatch,
     functions_that_take_proxies,
@@ -113,6 +114,7 @@ class Recorder(fx.Tracer):
         self.wrapped: list[str] = []
         self.dropped: list[str] = []
         self.constants: dict[str, torch.Tensor] = {}
+        self._switched: set[nn.Module] = set()
         # parameters and buffers by id: torch.fx goes through all of them for each that a forward reads
         self._names: dict[int, tuple[str, torch.Tensor]] = {}
         self._parameter_proxies: dict[str, fx.Proxy] = {}
@@ -142,6 +144,7 @@ class Recorder(fx.Tracer):
                 functions_that_take_proxies(),
                 variables_that_take_proxies(),
                 constants_that_take_proxies(),
+                flags_that_are_set(self._switch),
                 compiled_functions_looked_into(),
                 random_numbers_drawn_anew(self._draw, lambda: self.running),
                 isinstance_that_sees_values(root),
@@ -267,7 +270,17 @@ class Recorder(fx.Tracer):
             target.node.replace_all_uses_with(read, delete_user_cb=lambda user: user is not read)
         target.copy_(value.detach())
 
+    def _switch(self, m: nn.Module) -> None:
+        """The forward sets the training flag of ``m``, as it will each time, whatever mode the network is in."""
+        if not self.running:
+            self._switched.add(m)
+
+    def _has_a_mode_of_its_own(self, m: nn.Module) -> bool:
+        return m in self._switched and "training" in type(m).forward.__code__.co_names
+
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        if self._has_a_mode_of_its_own(m):
+            return False  # its functions are given the flag
         if isinstance(m, _COMPOSITE):
             return self.is_leaf(type(m))
         if isinstance(m, (parametrize.ParametrizationList, parametrizations._WeightNorm)):
@@ -307,6 +320,11 @@ class Recorder(fx.Tracer):
                 self.module_stack.popitem()
             if self.is_leaf_module(m, path) or isinstance(vars(m).get("forward"), types.FunctionType):
                 raise  # a function of its own may call another module than the copy that the network would hold
+            if self._has_a_mode_of_its_own(m):
+                raise TraceError(
+                    f"the forward switches the mode of {path} ({type(m).__name__}), which in a graph is that of the "
+                    f"network: switch it where the network is made, or in train() ({user_line()[0]})"
+                ) from error
             self._forget_nodes_after(before)
             del self.dropped[dropped:]  # the call keeps it
             try:

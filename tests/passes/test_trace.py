@@ -15,6 +15,7 @@ import torch.nn.functional as F
 import torchvision
 from torch import Tensor, fx, nn
 
+import conet_fx
 from conet_fx.errors import TraceError
 from conet_fx.passes.nodes import tensors
 from conet_fx.passes.trace import Trace, trace
@@ -534,6 +535,70 @@ def test_batch_norm_that_is_frozen_stays_so() -> None:
 
 
 # --- modules, parameters, buffers ------------------------------------------------------------------------------------
+
+
+def in_one_mode(*names: str, mode: bool) -> Callable[[Any, Tensor], Tensor]:
+    def forward(self: Any, x: Tensor) -> Tensor:
+        for name in names:
+            getattr(self, name).train(mode)
+        return self.out(self.drop(self.norm(self.a(x))))
+
+    return forward
+
+
+def flag_by_hand(self: Any, x: Tensor) -> Tensor:
+    """Detection heads of YOLO have this line."""
+    self.training |= self.export
+    y = self.out(self.drop(self.norm(self.a(x))))
+    return y if self.training else y.sigmoid()
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize(
+    ("forward", "export"),
+    [
+        (in_one_mode("norm", mode=False), False),
+        (in_one_mode("norm", mode=True), False),
+        (in_one_mode("drop", mode=True), False),
+        (in_one_mode("norm", "drop", "out", mode=False), False),
+        (flag_by_hand, False),
+        (flag_by_hand, True),
+    ],
+)
+def test_modes_that_the_forward_sets(forward: Callable[[Any, Tensor], Tensor], export: bool, training: bool) -> None:
+    model = net(forward, a=conv(3, 4), norm=nn.BatchNorm2d(4), drop=nn.Dropout(0.5), out=conv(4, 5), export=export)
+    plan = conet_fx.analyze(model.train(training), IMAGE)
+    assert [group.name for group in plan.free] == ["a"]
+    same = plan.resize({}, init="inherit")
+    for mode in (True, False, True):
+        outputs = []
+        for each in (model, same):
+            torch.manual_seed(0)
+            outputs.append(each.train(mode)(IMAGE))
+        assert torch.equal(*outputs)
+    assert torch.equal(same.norm.running_mean, model.norm.running_mean)
+    assert plan.resize({"a": 7})(IMAGE).shape == (2, 5, 8, 8)
+
+
+class Undecided(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return -x if self.training and x.sum() > 0 else x
+
+
+def test_a_mode_that_no_graph_can_hold_is_refused() -> None:
+    with pytest.raises(TraceError, match=r"the forward switches the mode of part \(Undecided\)"):
+        trace(net(lambda self, x: self.part.train()(self.a(x)), a=conv(3, 4), part=Undecided()), IMAGE)
+
+
+def test_a_recurrent_layer_in_a_mode_of_its_own() -> None:
+    def forward(self: Any, x: Tensor) -> Tensor:
+        self.lstm.eval()
+        return self.lstm(self.a(x).flatten(2).transpose(1, 2))[0]
+
+    model = net(forward, a=conv(3, 4), lstm=nn.LSTM(4, 4, 2, dropout=0.5))
+    plan = conet_fx.analyze(model, IMAGE)
+    same_outputs(plan.trace, model, IMAGE)
+    assert "not in the table" in (plan.group("a").frozen or "")
 
 
 def test_a_subclass_with_its_own_init_is_a_leaf_and_one_with_its_own_forward_is_not() -> None:
