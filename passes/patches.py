@@ -119,7 +119,7 @@ def constants_that_take_proxies() -> Iterator[None]:
 
     torch.overrides.is_tensor_method_or_property(torch.Tensor.expand)  # lists all methods when it is first called
     methods = ("expand", "new", "new_empty", "new_ones", "new_zeros", "roll", "split")
-    places = [*((torch.Tensor, name) for name in methods), (torch, "roll"), (torch, "split"), (F, "interpolate")]
+    places = [*((torch.Tensor, name) for name in methods), (torch, "roll"), (F, "interpolate")]
     inherited = [name for name in methods if name not in vars(torch.Tensor)]
     originals = [(place, name, getattr(place, name)) for place, name in places]
     try:
