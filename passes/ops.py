@@ -215,7 +215,7 @@ register(
         F.relu, F.relu6, F.leaky_relu, F.elu, F.selu, F.celu, F.gelu, F.silu, F.mish, F.softplus, F.softsign,
         F.hardtanh, F.hardswish, F.hardsigmoid, F.logsigmoid, F.sigmoid, F.tanh, F.threshold, F.tanhshrink,
         F.softshrink, F.hardshrink, F.rrelu, F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout,
-        F.feature_alpha_dropout, torchvision.ops.stochastic_depth,
+        F.feature_alpha_dropout, torchvision.ops.stochastic_depth, torch.celu, torch.selu, torch.rrelu, torch.threshold,
         *_in_place("elu celu selu leaky_relu hardtanh rrelu threshold"), *_functions(_ELEMENTWISE), torch.zeros_like,
         torch.ones_like, torch.rand_like,
         torch.randn_like, torch.empty_like, torch.full_like, torch.randint_like,

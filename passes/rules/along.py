@@ -70,11 +70,14 @@ class Spectrum(Rule):
 
 
 class Rotate(Permute):
-    """rot90 over space: a turn of two dims."""
+    """rot90 over space: a turn of two dims. Half a turn leaves them where they are, in reverse order."""
 
     def depth(self, call: Call) -> Value:
-        dims = call.dims()
-        call.freeze(*(dims[d] for d in _listed(call.number("dims"), len(dims))), because="turns channels")
+        dims, quarters = call.dims(), call.number("k") % 4
+        turned = _listed(call.number("dims"), len(dims))
+        if quarters % 2 == 0:
+            return Tensor(tuple(dim[::-1] if quarters and axis in turned else dim for axis, dim in enumerate(dims)))
+        call.freeze(*(dims[axis] for axis in turned), because="turns channels")
         return super().depth(call)
 
 

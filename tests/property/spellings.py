@@ -80,6 +80,7 @@ UNARY: dict[str, tuple[str, Run]] = {
        ("cauchy_", "exponential_", "log_normal_", "normal_", "uniform_", "random_")},
     "geometric_": (POSITIVE, _method("geometric_", "_", (0.5,))),
     "bernoulli_": (POSITIVE, _method("bernoulli_", "_", (0.5,))),
+    "torch.rrelu": (POSITIVE, lambda x: torch.rrelu(x, training=False)),
     "F.rrelu_": (POSITIVE, lambda x: F.rrelu_(x.clone(), training=False)),
     "polygamma": (LARGE, lambda x: x.polygamma(1)),
     "polygamma_": (LARGE, lambda x: x.clone().polygamma_(1)),
