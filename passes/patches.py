@@ -110,11 +110,12 @@ def constants_that_take_proxies() -> Iterator[None]:
 
     def dispatched(original: Callable[..., Any]) -> Callable[..., Any]:
         def call(*args: Any, **options: Any) -> Any:
-            proxy = next((a for a in leaves((args, options)) if isinstance(a, fx.Proxy)), None)
-            if proxy is None:
+            proxies = [a for a in leaves((args, options)) if isinstance(a, fx.Proxy)]
+            if not proxies or any(isinstance(proxy.node.meta["val"], torch.Tensor) for proxy in proxies):
                 return original(*args, **options)
-            return type(proxy).__torch_function__(original, (), args, options)
+            return type(proxies[0]).__torch_function__(original, (), args, options)
 
+        call.stands_for = original  # type: ignore[attr-defined]  # functions of torch dispatch under their global names
         return call
 
     torch.overrides.is_tensor_method_or_property(torch.Tensor.expand)  # lists all methods when it is first called

@@ -31,6 +31,7 @@ class Proxy(fx.Proxy):
 
     @classmethod
     def __torch_function__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        function = getattr(function, "stands_for", function)
         if function in _LOOKED_INTO:
             proxy = next(a for a in leaves((args, kwargs)) if isinstance(a, Proxy))
             if (found := proxy.tracer.looked_into(function, args, kwargs or {})) is not None:
