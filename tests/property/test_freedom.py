@@ -51,7 +51,7 @@ CONCATENATIONS = {
     "cat", "cat3", "cat_plus_cat", "cat_vectors", "conv_plus_cat", "nested_cats", "pad_channels", "shared_head",
     "slice_channels", "split_by_list", "written", "zero_shortcut",
 }  # fmt: skip
-COPIES = {"cat_twice", "repeat", "space_to_channels"}
+COPIES = {"cat_twice", "depthwise_conv", "repeat", "space_to_channels"}  # several channels for each of the operand
 FAMILIES = [EQUAL_PIECES, CONCATENATIONS, COPIES]
 
 
