@@ -119,7 +119,7 @@ def constants_that_take_proxies() -> Iterator[None]:
         return call
 
     torch.overrides.is_tensor_method_or_property(torch.Tensor.expand)  # lists all methods when it is first called
-    methods = ("expand", "new", "new_empty", "new_ones", "new_zeros", "roll", "split")
+    methods = ("expand", "new", "new_empty", "new_ones", "new_zeros", "roll", "split", "type")
     places = [*((torch.Tensor, name) for name in methods), (torch, "roll"), (F, "interpolate")]
     inherited = [name for name in methods if name not in vars(torch.Tensor)]
     originals = [(place, name, getattr(place, name)) for place, name in places]

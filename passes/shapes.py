@@ -70,6 +70,8 @@ class Shapes:
             if isinstance(owner, torch.Tensor) and name in _OF_THE_DEVICE:
                 owner = torch.empty(0, device=self.device)
             return getattr(owner, name)
+        if node.target == "type" and len(node.args) == 1 and not node.kwargs:  # 'torch.FloatTensor'
+            return torch.empty(0, dtype=value(cast(fx.Node, node.args[0])).dtype, device=self.device).type()
 
         def operand(a: Any) -> Any:
             return _on_meta(value(a) if isinstance(a, fx.Node) else a)

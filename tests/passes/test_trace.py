@@ -280,6 +280,7 @@ OF_CONSTANTS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "torch.split": lambda c, x: torch.split(c, x.shape[1], 2)[1][:, :, :1],
     "interpolate": lambda c, x: F.interpolate(c, size=x.shape[2:]),
     "interpolate to a tuple": lambda c, x: F.interpolate(c, (x.shape[2], x.shape[3])),
+    "type": lambda c, x: c.double().type(x.type())[:, :, :1] * torch.arange(3)[:, None, None].type(x.dtype),
     "divmod": lambda c, x: c[:, :, sum(divmod(x.shape[2], 5)) :][:, :, :1] * divmod(9, x.shape[3])[0],
 }
 
